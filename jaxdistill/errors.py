@@ -1,0 +1,73 @@
+"""Errors that end a run with one clear line, and the exit code each of them carries."""
+
+
+class JaxdistillError(Exception):
+  """Base of the errors a user can act on; the text says what, where and what to do."""
+
+  exit_code = 1
+
+
+class ConfigError(JaxdistillError, ValueError):
+  """The configuration cannot be run."""
+
+  exit_code = 2
+
+
+class DataError(JaxdistillError, ValueError):
+  """The data set is missing, damaged or inconsistent."""
+
+  exit_code = 2
+
+
+class CheckpointError(JaxdistillError):
+  """No sound checkpoint that fits this run."""
+
+  exit_code = 3
+
+
+class StorageError(JaxdistillError):
+  """The working directory cannot be written."""
+
+  exit_code = 4
+
+
+class DivergedError(JaxdistillError):
+  """No member of the cohort has a finite loss any more."""
+
+  exit_code = 5
+
+
+class BusyError(JaxdistillError):
+  """Another process is using the working directory."""
+
+  exit_code = 6
+
+
+class Preempted(JaxdistillError):
+  """The run was asked to stop, saved its state and can be resumed."""
+
+  exit_code = 75
+
+
+def require(condition: bool, message: str) -> None:
+  """Raises `ConfigError(message)` unless `condition` holds."""
+  if not condition:
+    raise ConfigError(message)
+
+
+def require_positive(**values: float) -> None:
+  """Raises `ConfigError` for the first value that is not a finite number above zero."""
+  for name, value in values.items():
+    require(0 < value < float("inf"), f"{name} must be a finite number above 0, got {value}")
+
+
+def require_not_negative(**values: float) -> None:
+  """Raises `ConfigError` for the first value that is not a finite number of at least zero."""
+  for name, value in values.items():
+    require(0 <= value < float("inf"), f"{name} must be a finite number of at least 0, got {value}")
+
+
+def require_choice(**values: tuple[str, tuple[str, ...]]) -> None:
+  """Raises `ConfigError` for the first `name=(value, allowed)` whose value is not allowed."""
+  for name, (value, allowed) in values.items():
+    require(value in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
