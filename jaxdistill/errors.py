@@ -1,5 +1,8 @@
 """Errors that end a run with one clear line, and the exit code each of them carries."""
 
+from collections.abc import Callable
+import sys
+
 
 class JaxdistillError(Exception):
   """Base of the errors a user can act on; the text says what, where and what to do."""
@@ -47,6 +50,24 @@ class Preempted(JaxdistillError):
   """The run was asked to stop, saved its state and can be resumed."""
 
   exit_code = 75
+
+
+def run_command(command: Callable[[], None], debug: Callable[[], bool] = lambda: False) -> int:
+  """Runs a command and returns its exit code, ending every known error in one line on stderr.
+
+  Args:
+    command: what to run.
+    debug: whether to let the error through with its traceback.
+  """
+  try:
+    command()
+  except JaxdistillError as error:
+    if debug():
+      raise
+    kind = "stopped" if isinstance(error, Preempted) else "error"
+    print(f"jaxdistill: {kind}: {' '.join(str(error).split())}", file=sys.stderr)
+    return error.exit_code
+  return 0
 
 
 def require(condition: bool, message: str) -> None:

@@ -7,8 +7,9 @@ function `min_logit` in `jaxdistill/methods/kdcl.py`, and `"my_lab.idea:make"` a
 from collections.abc import Callable
 import difflib
 import functools
-import importlib
+import importlib.util
 import inspect
+import os
 import pkgutil
 from typing import Any
 
@@ -20,6 +21,9 @@ PACKAGES = {
     "data": "jaxdistill.data",
     "perturb": "jaxdistill.perturb",
 }
+
+
+NOUNS = {"methods": "method", "models": "model", "data": "data set", "perturb": "perturbation"}
 
 
 def nearest(name: str, candidates) -> str:
@@ -68,14 +72,28 @@ def find(kind: str, name: str) -> Callable:
     try:
       return getattr(importlib.import_module(module_name), function)
     except (ImportError, AttributeError) as error:
-      raise ConfigError(f"{kind} {name!r} cannot be imported: {error}") from error
+      raise ConfigError(f"{NOUNS[kind]} {name!r} cannot be imported: {error}") from error
   if name not in list_available(kind):
-    raise ConfigError(f"there is no {kind} {name!r}{nearest(name, list_available(kind))}")
+    raise ConfigError(f"there is no {NOUNS[kind]} {name!r}{nearest(name, list_available(kind))}")
   package = PACKAGES[kind]
   if not hasattr(importlib.import_module(package), "__path__"):
     return getattr(importlib.import_module(package), name)
   module, _, function = name.partition(".")
   return getattr(importlib.import_module(f"{package}.{module}"), function or module)
+
+
+def load_file(path: str) -> Any:
+  """Imports the Python file at `path` as a module of its own.
+
+  Raises:
+    ConfigError: if there is no such file.
+  """
+  if not os.path.isfile(path):
+    raise ConfigError(f"there is no config file {path!r}")
+  spec = importlib.util.spec_from_file_location(os.path.splitext(os.path.basename(path))[0], path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
 
 
 def defaults(kind: str, name: str) -> dict[str, Any]:

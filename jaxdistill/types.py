@@ -144,7 +144,7 @@ class Objective:
     member: f32[M] loss of each member. `member[i]` depends on another member's output only through
       `stop_gradient`, unless the method says otherwise.
     shared: f32[] loss of the method's own parameters.
-    metrics: name -> [], [M] or [M, B] values to log; non-finite entries are left out of their mean.
+    metrics: name -> [] or [M] values to log; entries that are not finite are left out of their mean.
     memory: the method's new memory (not differentiated).
   """
 
@@ -163,10 +163,11 @@ class Mean:
 
   @classmethod
   def of(cls, values: jax.Array, weights: jax.Array | None = None, axis=None) -> "Mean":
-    """Sums `values` over `axis`, leaving non-finite entries and zero `weights` out."""
-    finite = jnp.isfinite(values)
-    weights = finite * (jnp.ones_like(values) if weights is None else jnp.broadcast_to(weights, values.shape))
-    return cls(jnp.sum(jnp.where(finite, values, 0) * weights, axis), jnp.sum(weights, axis))
+    """Sums `values` times `weights` over `axis`; values of weight zero do not count, even if not finite."""
+    values = jnp.asarray(values, jnp.float32)
+    weights = jnp.ones_like(values) if weights is None else jnp.broadcast_to(weights, values.shape)
+    weights = weights.astype(jnp.float32)
+    return cls(jnp.sum(jnp.where(weights > 0, values, 0) * weights, axis), jnp.sum(weights, axis))
 
   def __add__(self, other: "Mean") -> "Mean":
     return Mean(self.total + other.total, self.count + other.count)
@@ -184,7 +185,8 @@ class GroupSpec(NamedTuple):
     model: Flax module: `apply(variables, image, train=...) -> ModelOutput`.
     size: number of members K.
     tx: their optax transformation; it sees one member at a time.
-    unroll: run members one by one instead of under `vmap`, for models with a plain convolution.
+    unroll: run members one by one instead of under `vmap`: for models with a plain convolution, which `vmap`
+      turns into a grouped one. That is slow, and on a CPU it carries a NaN of one member into the others.
   """
 
   name: str
