@@ -1,0 +1,94 @@
+"""Draws one operation and one member per perturbed step, and mixes labels where images are mixed."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdistill import errors
+from jaxdistill import rng
+from jaxdistill.types import Perturbation
+
+
+class Perturbed(NamedTuple):
+  """What an operation makes of a batch.
+
+  Attributes:
+    image: f32[B, H, W, 3].
+    permutation: i32[B] the partner mixed into each image; its own index where nothing is mixed.
+    weight: f32[] share of the original image and label; 1 where nothing is mixed.
+  """
+
+  image: jax.Array
+  permutation: jax.Array
+  weight: jax.Array
+
+
+Op = Callable[[jax.Array, jax.Array], Perturbed]
+
+
+def own_index(image) -> jax.Array:
+  """Returns i32[B], every image's own index: the permutation that mixes nothing."""
+  return jnp.arange(image.shape[0], dtype=jnp.int32)
+
+
+def unmixed(image) -> Perturbed:
+  """Wraps images [B, H, W, 3] that mix nothing, as they are."""
+  return Perturbed(image, own_index(image), jnp.ones((), jnp.float32))
+
+
+def make_perturb(ops: Sequence[Op], *, num_members: int, every: int = 10, member: str = "uniform",
+                 label_mix: bool = True) -> Callable[..., tuple[jax.Array, Perturbation]]:
+  """Makes the stochastic perturbation: now and then, one member sees the batch through one operation.
+
+  Args:
+    ops: the pool; none perturbs never.
+    num_members: M.
+    every: steps from one perturbed step to the next; step 0 is the first. The paper perturbs in each
+      iteration, its released code in every tenth.
+    member: "uniform" draws the member, "round_robin" takes one after the other.
+    label_mix: whether labels are mixed where images are.
+
+  Returns:
+    perturb(key, step, image f32[B, H, W, 3]) -> (image of the perturbed member, Perturbation).
+    The key is the run's or the step's; the step is folded into it here. Other steps return the image
+    untouched and run no operation.
+
+  Raises:
+    ConfigError: for a number that is not above 0, or an unknown way to choose the member.
+
+  Reference: "Competitive Distillation", section 3.2, Eq. 6.
+  """
+  errors.require_positive(**{"num_members": num_members, "perturb.every": every})
+  errors.require_choice(**{"perturb.member": (member, ("uniform", "round_robin"))})
+
+  def perturb(key, step, image):
+    key = jax.random.fold_in(key, step)
+    active = jnp.logical_and(step % every == 0, bool(ops))
+    op = jnp.where(active, jax.random.randint(rng.stream(key, "op"), (), 0, max(len(ops), 1)), -1)
+    if member == "uniform":
+      who = jax.random.randint(rng.stream(key, "member"), (), 0, num_members)
+    else:
+      who = jnp.asarray(step // every % num_members, jnp.int32)
+    # Not vmapped, so the branch is a real one and only the operation drawn runs.
+    branches = [lambda key, image: unmixed(image), *ops]
+    result = jax.lax.switch(op + 1, branches, rng.stream(key, "strength"), image)
+    weight = result.weight if label_mix else jnp.ones_like(result.weight)
+    return result.image, Perturbation(jnp.where(active, who, -1), op, result.permutation, weight)
+
+  return perturb
+
+
+def mixed_target(target, perturbation: Perturbation) -> jax.Array:
+  """Mixes label distributions as the images were mixed: w * target + (1 - w) * target[permutation].
+
+  Args:
+    target: f32[B, C] distributions of the clean batch.
+    perturbation: what `perturb` returned.
+
+  Returns:
+    f32[B, C]; the target itself where nothing was mixed.
+  """
+  weight = perturbation.weight
+  return weight * target + (1 - weight) * target[perturbation.permutation]
