@@ -1,0 +1,56 @@
+"""Placement on devices: the only file that names mesh axes.
+
+Batches are split over the `data` axis, everything else is on every device; batch means and batch statistics
+are global under `jit`, so results do not depend on the number of devices beyond rounding.
+"""
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from jaxdistill.errors import require
+from jaxdistill.types import PyTree, Table
+
+DATA = "data"
+
+
+def make_mesh(num_devices: int = 0) -> Mesh:
+  """Makes the one-dimensional mesh over `num_devices` devices (0: all there are).
+
+  Raises:
+    ConfigError: if there are fewer.
+  """
+  available = jax.devices()
+  require(0 <= num_devices <= len(available), f"mesh.devices is {num_devices}, but there are {len(available)}")
+  devices = available[:num_devices or None]
+  # Explicit axes, the default of make_mesh, do not work with vmapped convolutions.
+  return jax.make_mesh((len(devices),), (DATA,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_over_rows(mesh: Mesh) -> NamedSharding:
+  """Sharding of arrays whose first axis is the batch, or the examples of a table."""
+  return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def state_sharding(mesh: Mesh, state: PyTree) -> Any:
+  """Returns the sharding of every leaf of a train state: tables over their rows, all else replicated."""
+  def place(x):
+    return Table(shard_over_rows(mesh)) if isinstance(x, Table) else replicated(mesh)
+  return jax.tree.map(place, state, is_leaf=lambda x: isinstance(x, Table))
+
+
+def constrain_rows(mesh: Mesh, tree: PyTree) -> PyTree:
+  """Splits the first axis of every array in the tree over the mesh, inside a jitted function."""
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, shard_over_rows(mesh)), tree)
+
+
+def put_replicated(mesh: Mesh, tree: PyTree) -> PyTree:
+  """Copies host arrays to every device of the mesh."""
+  return jax.tree.map(lambda x: jax.device_put(np.asarray(x), replicated(mesh)), tree)
