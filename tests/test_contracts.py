@@ -1,0 +1,136 @@
+"""What every method has to hold, for every cohort: found by discovery, so that a new method is tested unasked."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from jaxdistill import checkpoint, registry
+from jaxdistill import cohort as cohort_lib
+from jaxdistill.types import Context, Group
+
+STEPS = 3 * toy.STEPS_PER_EPOCH
+
+methods = pytest.mark.parametrize("name", registry.list_available("methods"))
+cohorts = pytest.mark.parametrize("kind", ["same", "mixed"])
+
+
+def trial(name, kind, devices=1, unroll=False):
+  return _trial(name, kind, devices, unroll)
+
+
+def trained(name, kind, devices=1, unroll=False):
+  return _trained(name, kind, devices, unroll)
+
+
+@functools.cache
+def _trial(name, kind, devices, unroll):
+  # A perturbed member in every other step, so that the contracts hold with perturbation too.
+  ops = [registry.resolve("perturb", "mixup"), registry.resolve("perturb", "noise")]
+  return toy.Trial(registry.resolve("methods", name), toy.cohort(kind, unroll), devices=devices, ops=ops, every=2)
+
+
+@functools.cache
+def _trained(name, kind, devices, unroll):
+  return trial(name, kind, devices, unroll).run(STEPS)
+
+
+def assert_close(first, second, rtol, atol):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), toy.arrays(first),
+               toy.arrays(second))
+
+
+@methods
+@cohorts
+def test_state_type_is_a_fixed_point(name, kind):
+  before, (after, _) = trial(name, kind).initial, trained(name, kind)
+  assert jax.tree.structure(before) == jax.tree.structure(after)
+  for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after)):
+    assert jax.typeof(old) == jax.typeof(new)
+    assert old.sharding.is_equivalent_to(new.sharding, old.ndim)
+  assert int(after.step) == STEPS
+
+
+@methods
+@cohorts
+def test_traced_once(name, kind):
+  trained(name, kind)
+  assert trial(name, kind).traces == 1
+
+
+@methods
+@cohorts
+def test_finite_and_falling(name, kind):
+  state, history = trained(name, kind)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(toy.arrays(state.cohort)))
+  first, last = (np.mean([h["ce"] for h in part], axis=0) for part in (history[:4], history[-4:]))
+  assert (last < first - 0.1).all()
+  assert not np.any([h["skipped"] for h in history])
+
+
+@methods
+@cohorts
+def test_member_losses_are_uncoupled(name, kind):
+  """The Jacobian of `member` with respect to all logits is block-diagonal, perturbed or not."""
+  t = trial(name, kind)
+  state, batch = trained(name, kind)[0], next(toy.batches(0, 1))
+  num_members = sum(spec.size for spec in t.specs)
+  for step in (0, 1):
+    ops = [registry.resolve("perturb", "mixup")]
+    views, clean = toy.make_views(num_members, ops, 2)(jax.random.key(3), jnp.int32(step), batch)
+    params, stats = ({n: getattr(g, part) for n, g in state.cohort.items()} for part in ("params", "stats"))
+    run = lambda images: cohort_lib.forward(t.specs, params, stats, images, jax.random.key(1), train=True)[0]
+    outputs = run(views.image)
+    clean_outputs = run(jnp.broadcast_to(clean[None], views.image.shape))
+    context = Context(jnp.int32(8), jnp.int32(2), 5, toy.STEPS_PER_EPOCH, jax.random.key(2),
+                      lambda variables, images: run(images), lambda: clean_outputs)
+    def member(logits):
+      return t.method.loss(state.method.params, state.method.memory, outputs.replace(logits=logits), batch, views,
+                           context).member
+    jacobian = np.abs(jax.jacrev(member)(outputs.logits)).sum((2, 3))
+    assert (np.diag(jacobian) > 0).all()
+    np.testing.assert_array_equal(jacobian * (1 - np.eye(num_members)), 0)
+
+
+@methods
+@cohorts
+def test_one_device_equals_eight(name, kind):
+  one, eight = trained(name, kind), trained(name, kind, devices=8)
+  # Rounding differs between the two and grows with every step of training.
+  assert_close(one[1][0], eight[1][0], 1e-4, 1e-5)
+  assert_close(one[0].cohort, eight[0].cohort, 2e-2, 2e-3)
+
+
+@methods
+@cohorts
+def test_member_mappings_agree(name, kind):
+  vmapped, unrolled = trained(name, kind), trained(name, kind, unroll=True)
+  assert_close(vmapped[1][0], unrolled[1][0], 1e-4, 1e-5)
+  assert_close(vmapped[0].cohort, unrolled[0].cohort, 2e-2, 2e-3)
+
+
+@methods
+@cohorts
+def test_save_restore_continue_is_continue(name, kind, tmp_path):
+  t, (after, _) = trial(name, kind), trained(name, kind)
+  middle, _ = t.run(5)
+  checkpoint.save(tmp_path / "c", middle)
+  restored, _ = checkpoint.load(tmp_path / "c", middle)
+  continued, _ = t.run(STEPS, state=t.place(restored), start=5)
+  jax.tree.map(np.testing.assert_array_equal, toy.arrays(after), toy.arrays(continued))
+
+
+@methods
+def test_relabelling_equal_members_permutes_the_result(name):
+  """With unperturbed views, which member is called 0 does not matter."""
+  t = toy.Trial(registry.resolve("methods", name), toy.cohort("same"))
+  order = jnp.array([2, 0, 1])
+  permute = lambda group: jax.tree.map(lambda x: x[order], group)
+  start = t.initial.replace(cohort={n: Group(*map(permute, (g.params, g.stats, g.opt)))
+                                    for n, g in t.initial.cohort.items()})
+  (plain, plain_history), (permuted, history) = t.run(3), t.run(3, state=t.place(start))
+  assert_close(permute(plain.cohort["net"].params), permuted.cohort["net"].params, 1e-4, 1e-5)
+  np.testing.assert_allclose(plain_history[-1]["loss"][np.array(order)], history[-1]["loss"], rtol=1e-4)
