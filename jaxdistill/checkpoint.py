@@ -1,0 +1,203 @@
+"""Checkpoints that can be trusted: orbax for the arrays, a sealed manifest of hashes for the truth.
+
+Orbax keeps no checksum of array data and takes any directory with a number for a checkpoint. Here a checkpoint
+exists from the moment its manifest does, and is used only if every file still has the size and SHA-256 written
+there.
+"""
+
+from collections.abc import Iterator
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+import re
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxdistill.errors import CheckpointError, StorageError
+from jaxdistill.types import PyTree
+
+MANIFEST = "JD_MANIFEST.json"
+_DATA = "data"
+_STEP = re.compile(r"\d{9}")
+_log = logging.getLogger(__name__)
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes JSON so that a crash leaves either the old file or the new one, never half of it."""
+  temporary = path.with_name(path.name + ".tmp")
+  with open(temporary, "w") as file:
+    json.dump(value, file, indent=1)
+    file.write("\n")
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
+  directory = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(directory)
+  finally:
+    os.close(directory)
+
+
+def _raw_keys(tree: PyTree) -> PyTree:
+  """Replaces typed PRNG keys by their data, which is what a file can hold."""
+  is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+  return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+
+
+def _typed_keys(tree: PyTree, like: PyTree) -> PyTree:
+  is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+  return jax.tree.map(lambda x, l: jax.random.wrap_key_data(x) if is_key(l) else x, tree, like)
+
+
+def _tree_spec(tree: PyTree) -> dict[str, str]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+
+
+def _hash(path: Path) -> str:
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(directory: Path) -> dict[str, list]:
+  files = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / MANIFEST)
+  return {str(p.relative_to(directory)): [p.stat().st_size, _hash(p)] for p in files}
+
+
+def save(directory: Path, tree: PyTree, **extra: Any) -> None:
+  """Writes a pytree of arrays and seals it.
+
+  Args:
+    directory: where; anything of the same name that is there is replaced.
+    tree: arrays, typed PRNG keys included.
+    **extra: JSON values kept in the manifest.
+
+  Raises:
+    StorageError: if it cannot be written; what was there before stays.
+  """
+  directory = directory.absolute()
+  partial = directory.with_name(f".{directory.name}.partial")
+  tree = _raw_keys(tree)
+  try:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(partial / _DATA, tree)
+    write_json(partial / MANIFEST, {"files": _files(partial), "tree": _tree_spec(tree), **extra})
+    if directory.exists():
+      shutil.rmtree(directory)
+    os.replace(partial, directory)
+  except (OSError, ValueError) as error:
+    shutil.rmtree(partial, ignore_errors=True)
+    free = shutil.disk_usage(next(p for p in partial.parents if p.exists())).free
+    reason = str(error).splitlines()[0]
+    raise StorageError(f"cannot write checkpoint {directory}: {reason} ({free / 2**20:.0f} MiB free): "
+                       "make room or choose another workdir") from error
+
+
+def damage(directory: Path) -> str | None:
+  """Returns what is wrong with a sealed directory, or None if every file is as it was written."""
+  try:
+    manifest = json.loads((directory / MANIFEST).read_text())
+    expected = manifest["files"]
+  except (OSError, ValueError, KeyError) as error:
+    return f"{MANIFEST} cannot be read ({error})"
+  found = _files(directory)
+  for name in sorted(expected.keys() | found.keys()):
+    if name not in found:
+      return f"{name} is missing"
+    if name not in expected:
+      return f"{name} was added"
+    if expected[name] != found[name]:
+      return f"{name} has changed"
+  return None
+
+
+def load(directory: Path, like: PyTree | None = None) -> tuple[PyTree, dict[str, Any]]:
+  """Reads a sealed directory.
+
+  Args:
+    directory: written by `save`.
+    like: pytree of arrays or `jax.ShapeDtypeStruct` with shardings to restore into; None gives nested dicts of
+      numpy arrays.
+
+  Returns:
+    (tree, manifest).
+
+  Raises:
+    CheckpointError: if it is damaged, or its tree is another one than `like`, naming the differences.
+  """
+  directory = Path(directory).absolute()
+  problem = damage(directory)
+  if problem:
+    raise CheckpointError(f"checkpoint {directory} is damaged: {problem}: use another one")
+  manifest = json.loads((directory / MANIFEST).read_text())
+  with ocp.StandardCheckpointer() as checkpointer:
+    if like is None:
+      tree = checkpointer.restore(directory / _DATA)
+      return jax.tree.map(np.asarray, tree), manifest
+    raw = jax.eval_shape(_raw_keys, like)
+    # Orbax casts dtypes without a word, so the comparison is ours.
+    saved, wanted = manifest["tree"], _tree_spec(raw)
+    differ = [f"{name}: checkpoint {saved.get(name, 'nothing')}, run {wanted.get(name, 'nothing')}"
+              for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name)]
+    if differ:
+      raise CheckpointError(f"checkpoint {directory} holds another state: {'; '.join(differ[:5])}"
+                            f"{f' and {len(differ) - 5} more' if len(differ) > 5 else ''}: use another workdir")
+    shardings = jax.tree.map(lambda x: x.sharding, like)
+    raw = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), raw, shardings)
+    return _typed_keys(checkpointer.restore(directory / _DATA, raw), like), manifest
+
+
+class Checkpoints:
+  """The numbered checkpoints of a run: `<directory>/<step>`, the newest `keep` of them."""
+
+  def __init__(self, directory: Path, keep: int = 2):
+    self._directory = directory
+    self._keep = keep
+
+  def _sealed(self) -> Iterator[Path]:
+    """Sealed step directories, newest first; anything else in the folder is left alone."""
+    if not self._directory.is_dir():
+      return
+    for path in sorted(self._directory.iterdir(), reverse=True):
+      if _STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink() and (path / MANIFEST).is_file():
+        yield path
+
+  def save(self, state: PyTree, step: int, **extra: Any) -> Path:
+    """Writes and seals the state of `step`, then deletes the oldest checkpoints beyond `keep`."""
+    path = self._directory / f"{step:09d}"
+    save(path, state, step=step, **extra)
+    for old in list(self._sealed())[self._keep:]:
+      shutil.rmtree(old)
+    return path
+
+  def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+    """Restores the newest sound checkpoint, stepping over damaged ones with a warning.
+
+    Args:
+      like: the state to restore into, with shardings.
+
+    Returns:
+      (state, manifest), or None if there is no checkpoint yet.
+
+    Raises:
+      CheckpointError: if there are checkpoints but all are damaged, or the sound one does not fit.
+    """
+    problems = []
+    for path in self._sealed():
+      problem = damage(path)
+      if not problem:
+        return load(path, like)
+      problems.append(f"{path.name}: {problem}")
+      _log.warning("checkpoint %s is damaged and passed over: %s", path, problem)
+    if problems:
+      raise CheckpointError(f"no sound checkpoint in {self._directory}: {'; '.join(problems)}: "
+                            "start again in another workdir")
+    return None
