@@ -1,0 +1,119 @@
+"""The command line: bad input ends in one line, a code and no trace on the disk; every config runs."""
+
+import sys
+
+from absl.testing import flagsaver
+import numpy as np
+import pytest
+import runs
+
+import jaxdistill
+import jaxdistill.errors
+from jaxdistill import config as config_lib
+from jaxdistill import main, step
+
+CONFIGS = sorted((runs.ROOT / "configs").glob("*.py"))
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capfd):
+  """Runs the command line in this process; fails if it gets as far as compiling the step."""
+  def call(*args, config=runs.ROOT / "configs" / "digits_competitive.py", workdir="run"):
+    def compiled(*_, **__):
+      raise AssertionError("compiled before refusing")
+    monkeypatch.setattr(step, "make_resident_step", compiled)
+    monkeypatch.setattr(sys, "argv", ["main", f"--config={config}", f"--workdir={tmp_path / workdir}", *args])
+    with flagsaver.flagsaver():
+      code = main.main()
+    return code, capfd.readouterr().err
+  return call
+
+
+def save_arrays(path, **changes):
+  rng = np.random.default_rng(0)
+  arrays = {"images_train": rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), "labels_train": np.arange(64) % 100,
+            "images_test": rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8), "labels_test": np.arange(24)}
+  np.savez(path, **{**arrays, **changes})
+  return path
+
+
+@pytest.mark.parametrize("args, message", [
+    (["--config.optimizer.lerning_rate=0.1"], "unknown key 'optimizer.lerning_rate'; did you mean 'optimizer.learning_rate'?"),
+    (["--config.epochs=ten"], "epochs must be float, got 'ten'"),
+    (["--config.optimizer.learning_rate=-0.1"], "optimizer.learning_rate must be a finite number above 0, got -0.1"),
+    (["--config.optimizer.learning_rate=nan"], "optimizer.learning_rate must be a finite number above 0, got nan"),
+    (["--config.method.temperature=0"], "method: temperature must be a finite number above 0, got 0.0"),
+    (["--config.method.alpha=nan"], "method: alpha must be a finite number of at least 0, got nan"),
+    (["--config.method.feature=stage9"], "method.feature 'stage9' is not a feature of convnet: it has"),
+    (["--config.method.projector=none", "--config.cohort.convnet.width=8"], "method.projector is 'none', but pooled has size 32 in convnet and 64"),
+    (["--config.batch_size=60"], "batch_size 60 is not divisible by 8 devices: take 56 or 64"),
+    (["--config.batch_size=4096"], "batch_size 4096 is larger than the training set of 1438 images"),
+    (["--config.mesh.devices=9"], "mesh.devices is 9, but there are 8"),
+    (["--config.eval_every=often"], "eval_every is 'often': write '500 steps', '2 epochs' or '30%'"),
+    (["--config.perturb.every=0"], "perturb.every must be a finite number above 0, got 0"),
+    (["--config.perturb.noise.stddev=-1"], "perturb.noise: stddev must be a finite number above 0, got -1.0"),
+    (["--config.perturb.ops=noise,nosie"], "there is no perturbation 'nosie'; did you mean 'noise'?"),
+    (["--config.data.test_fraction=2"], "data: test_fraction must lie between 0 and 1, got 2.0"),
+    (["--config.data.name=cifar.cifar100", "--config.data.dir=/nowhere"], "the directory /nowhere does not exist"),
+    (["--config.data.name=npz", "--config.data.path=/nowhere.npz"], "/nowhere.npz: there is no such file"),
+    (["--lr=1"], "command line: unknown argument '--lr=1'"),
+    (["--debug=perhaps"], "command line: ")])
+def test_bad_input_is_refused_in_one_line(command, tmp_path, args, message):
+  code, said = command(*args)
+  assert code == 2 and said.startswith("jaxdistill: error: ") and message in said
+  assert said.count("\n") == 1 and "Traceback" not in said
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_one_member_is_not_a_competition(command, tmp_path):
+  (tmp_path / "one.py").write_text(runs.CONFIG.replace("members=2", "members=1"))
+  code, said = command(config=tmp_path / "one.py")
+  assert code == 2 and "method competitive needs at least 2 members, the cohort has 1" in said
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"labels_train": np.full(64, 100)}, "label 100 of example 0 is outside 0..99"),
+    ({"labels_test": np.arange(24) - 1}, "label -1 of example 0 is outside 0..99"),
+    ({"labels_train": np.arange(64) + 0.5}, "labels must be integers"),
+    ({"images_test": np.zeros((24, 31, 32, 3), np.uint8)}, "training images are [32, 32, 3], test images [31, 32, 3]"),
+    ({"images_train": np.zeros((64, 32, 32), np.uint8)}, "images must be uint8[N, H, W, 3]"),
+    ({"images_train": np.zeros((63, 32, 32, 3), np.uint8)}, "63 images but labels of shape [64]")])
+def test_bad_data_is_refused_in_one_line(command, tmp_path, changes, message):
+  path = save_arrays(tmp_path / "data.npz", **changes)
+  code, said = command("--config.data.name=npz", f"--config.data.path={path}", "--config.data.num_classes=100")
+  assert code == 2 and message in said and said.count("\n") == 1
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unwritable_workdir(command, tmp_path):
+  (tmp_path / "file").write_text("")
+  code, said = command(workdir="file/run")
+  assert code == 4 and "cannot be written" in said and said.count("\n") == 1
+
+
+def test_no_config_and_debug(command, monkeypatch, capfd):
+  monkeypatch.setattr(sys, "argv", ["main"])
+  with flagsaver.flagsaver(config=None):
+    assert main.main() == 2 and "no --config given" in capfd.readouterr().err
+  with pytest.raises(jaxdistill.errors.ConfigError):
+    command("--debug", "--config.seed=-1")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_runs_two_steps(path, tmp_path):
+  """With its method, perturbations, optimiser and mix of architectures, but shallow networks and few images."""
+  config = config_lib.load(str(path))
+  overrides = ["steps=2", "batch_size=16", "perturb.every=1", "mesh.devices=1"]
+  if config.data.name != "digits":
+    data = save_arrays(tmp_path / "data.npz")
+    overrides += ["data.name=npz", f"data.path={data}", "data.num_classes=100"]
+  for name, group in config.cohort.items():
+    if group.model.startswith("resnet_cifar"):
+      overrides += [f"cohort.{name}.model=resnet_cifar.resnet8", f"cohort.{name}.width=4"]
+    elif group.model.startswith("mobilenet"):
+      overrides += [f"cohort.{name}.width=0.1"]
+  config_lib.override(config, overrides)
+  summary = jaxdistill.train(config, tmp_path / "run", quiet=True)
+  assert summary["steps"] == 2 and len(summary["members"]) == sum(g.members for g in config.cohort.values())
+  train = [line for line in runs.metrics(tmp_path / "run") if line["split"] == "train"]
+  assert train and all(np.isfinite(train[-1][f"loss/{name}"]) for name in summary["members"])
