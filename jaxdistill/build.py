@@ -1,6 +1,7 @@
 """From a checked config to the objects of an experiment; everything that can be refused is refused here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import functools
 from typing import Any, NamedTuple
 
@@ -73,11 +74,18 @@ def _keywords(section) -> dict[str, Any]:
   return {key: value for key, value in section.to_dict().items() if key != "name"}
 
 
-def _component(section_name: str, kind: str, section) -> Any:
+@contextlib.contextmanager
+def _naming(section: str) -> Iterator[None]:
+  """Puts the section in front of what a factory, which knows only its own keywords, says is wrong with it."""
   try:
-    return registry.resolve(kind, section.name, **_keywords(section))
+    yield
   except ConfigError as error:
-    raise ConfigError(f"{section_name}: {error}") from error
+    raise ConfigError(f"{section}: {error}") from error
+
+
+def _component(section_name: str, kind: str, section) -> Any:
+  with _naming(section_name):
+    return registry.resolve(kind, section.name, **_keywords(section))
 
 
 def _plan(config, num_train: int) -> Plan:
@@ -95,10 +103,8 @@ def _perturb(section, num_members: int) -> Callable:
   ops = []
   for name in section.ops:
     strengths = section[name].to_dict() if name in section else {}
-    try:
+    with _naming(f"perturb.{name}"):
       ops.append(registry.resolve("perturb", name, **strengths))
-    except ConfigError as error:
-      raise ConfigError(f"perturb.{name}: {error}") from error
   return pool.make_perturb(ops, num_members=num_members, **{key: section[key] for key in keys})
 
 
@@ -124,10 +130,12 @@ def build(config) -> Experiment:
   plan = _plan(config, len(dataset.train.label))
   tx = optim.make_optimizer(**config.optimizer, steps_per_epoch=plan.per_epoch, total_steps=plan.total)
   mapping = config.mapping if config.mapping != "auto" else MAPPING.get(jax.default_backend(), "vmap")
-  specs = tuple(
-      cohort_lib.make_spec(name, tx=tx, unroll=mapping == "unroll", num_classes=dataset.num_classes,
-                           dtype=jnp.dtype(config.dtype), **group.to_dict())
-      for name, group in config.cohort.items())
+  specs = []
+  for name, group in config.cohort.items():
+    with _naming(f"cohort.{name}"):
+      specs.append(cohort_lib.make_spec(name, tx=tx, unroll=mapping == "unroll", num_classes=dataset.num_classes,
+                                        dtype=jnp.dtype(config.dtype), **group.to_dict()))
+  specs = tuple(specs)
   views = views_lib.make_views(augment.pad_crop_flip(**config.augment), perturb_fn, mean=dataset.mean,
                                std=dataset.std, num_members=num_members, num_classes=dataset.num_classes,
                                space=config.perturb.space)

@@ -56,6 +56,7 @@ def save_arrays(path, **changes):
     (["--config.data.test_fraction=2"], "data: test_fraction must lie between 0 and 1, got 2.0"),
     (["--config.data.name=cifar.cifar100", "--config.data.dir=/nowhere"], "the directory /nowhere does not exist"),
     (["--config.data.name=npz", "--config.data.path=/nowhere.npz"], "/nowhere.npz: there is no such file"),
+    (["--config.cohort.convnet.model=wide_resnet.wrn", "--config.cohort.convnet.depth=17"], "cohort.convnet: depth must be 6n + 4"),
     (["--lr=1"], "command line: unknown argument '--lr=1'"),
     (["--debug=perhaps"], "command line: ")])
 def test_bad_input_is_refused_in_one_line(command, tmp_path, args, message):
