@@ -24,6 +24,7 @@ from jaxdistill.types import PyTree
 
 MANIFEST = "JD_MANIFEST.json"
 _DATA = "data"
+_PARTIAL = ".partial"
 _STEP = re.compile(r"\d{9}")
 _log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
     StorageError: if it cannot be written; what was there before stays.
   """
   directory = directory.absolute()
-  partial = directory.with_name(f".{directory.name}.partial")
+  partial = directory.with_name(f".{directory.name}{_PARTIAL}")
   tree = _raw_keys(tree)
   try:
     shutil.rmtree(partial, ignore_errors=True)
@@ -99,6 +100,12 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
     reason = str(error).splitlines()[0]
     raise StorageError(f"cannot write checkpoint {directory}: {reason} ({free / 2**20:.0f} MiB free): "
                        "make room or choose another workdir") from error
+
+
+def remove_partial(directory: Path) -> None:
+  """Removes what a killed process had begun to save below `directory`."""
+  for path in list(directory.rglob(f".*{_PARTIAL}")):
+    shutil.rmtree(path)
 
 
 def damage(directory: Path) -> str | None:

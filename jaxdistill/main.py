@@ -32,8 +32,17 @@ def _stop_on_signals():
   return lambda: bool(asked)
 
 
+def _help() -> str:
+  from jaxdistill import registry
+  lists = [f"{kind}: {', '.join(registry.list_available(kind))}" for kind in registry.PACKAGES]
+  return "\n\n".join([__doc__.strip(), flags.FLAGS.main_module_help().strip(), *lists])
+
+
 def run(argv: list[str]) -> None:
   """Parses the command line and trains."""
+  if {"-h", "--help"} & set(argv):
+    print(_help())
+    return
   try:
     rest = flags.FLAGS(argv, known_only=True)[1:]
   except flags.Error as error:

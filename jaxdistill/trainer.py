@@ -67,6 +67,7 @@ class Run:
     self.wins = {name: [0.0, 0.0] for name in self.members}
     self.compiled_eval: Callable | None = None
     self.started = time.perf_counter()
+    checkpoint.remove_partial(path)
     self.state, self.step = self._initial_state()
     self.log = MetricLog(path, self.step)
 

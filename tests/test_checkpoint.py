@@ -110,6 +110,13 @@ def test_old_checkpoints_go_only_when_the_new_one_is_sealed(tree, tmp_path, monk
   assert sorted(p.name for p in tmp_path.iterdir()) == ["000000002", "000000003"]
 
 
+def test_what_a_killed_process_left_is_removed(tree, tmp_path):
+  checkpoint.save(tmp_path / "members" / "best", tree)
+  (tmp_path / "members" / ".best.partial" / "data").mkdir(parents=True)
+  checkpoint.remove_partial(tmp_path)
+  assert [p.name for p in (tmp_path / "members").iterdir()] == ["best"]
+
+
 def test_write_json_replaces_whole_files(tmp_path):
   path = tmp_path / "x.json"
   checkpoint.write_json(path, {"a": 1})

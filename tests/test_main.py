@@ -92,6 +92,13 @@ def test_unwritable_workdir(command, tmp_path):
   assert code == 4 and "cannot be written" in said and said.count("\n") == 1
 
 
+def test_help_lists_flags_and_components(monkeypatch, capfd):
+  monkeypatch.setattr(sys, "argv", ["main", "--help"])
+  assert main.main() == 0
+  said = capfd.readouterr().out
+  assert "--workdir" in said and "methods: competitive, dml, independent" in said and "resnet_cifar.resnet32" in said
+
+
 def test_no_config_and_debug(command, monkeypatch, capfd):
   monkeypatch.setattr(sys, "argv", ["main"])
   with flagsaver.flagsaver(config=None):
