@@ -144,6 +144,11 @@ def load(directory: Path, like: PyTree | None = None) -> tuple[PyTree, dict[str,
   problem = damage(directory)
   if problem:
     raise CheckpointError(f"checkpoint {directory} is damaged: {problem}: use another one")
+  return _read(directory, like)
+
+
+def _read(directory: Path, like: PyTree | None) -> tuple[PyTree, dict[str, Any]]:
+  """Reads a directory that has been found undamaged."""
   manifest = json.loads((directory / MANIFEST).read_text())
   with ocp.StandardCheckpointer() as checkpointer:
     if like is None:
@@ -198,10 +203,10 @@ class Checkpoints:
       CheckpointError: if there are checkpoints but all are damaged, or the sound one does not fit.
     """
     problems = []
-    for path in self._sealed():
+    for path in map(Path.absolute, self._sealed()):
       problem = damage(path)
       if not problem:
-        return load(path, like)
+        return _read(path, like)
       problems.append(f"{path.name}: {problem}")
       _log.warning("checkpoint %s is damaged and passed over: %s", path, problem)
     if problems:
