@@ -1,121 +1,13 @@
-"""Blocks shared by the networks, above all the convolution that can be stacked over members."""
-
-from collections.abc import Callable
-import functools
-from typing import Any
+"""Blocks shared by the networks."""
 
 from flax import linen as nn
 import jax
-from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 import jax.numpy as jnp
 
+from jaxdistill.convolution import batch_norm, conv, member_conv
 from jaxdistill.types import ModelOutput
 
-# What Linen passes for two spatial dimensions.
-NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-
-
-def _per_member(function: Callable) -> Callable:
-  """Gives `function` a batching rule: call it once per member, stack what it returns."""
-  function = jax.custom_batching.custom_vmap(function)
-
-  @function.def_vmap
-  def rule(size, batched, *args):
-    members = [[a[k] if stacked else a for a, stacked in zip(args, batched)] for k in range(size)]
-    outputs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[function(*member) for member in members])
-    return outputs, jax.tree.map(lambda _: True, outputs)
-
-  return function
-
-
-def _materialised(x: jax.Array) -> jax.Array:
-  """Returns `x`, computed once and stored: XLA does not fuse across a call that it may not inline."""
-  with set_xla_metadata(inlineable="false"):
-    return jax.jit(lax.optimization_barrier)(x)
-
-
-def _depthwise(lhs, rhs, strides, padding):
-  """Convolves every channel with its own kernel: a sum of shifted products, accumulated in float32."""
-  padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0))).astype(jnp.float32)
-  kernel = rhs.astype(jnp.float32)
-  height, width = (n - k + 1 for n, k in zip(padded.shape[1:3], kernel.shape))
-  total = jnp.zeros((), jnp.float32)
-  for i in range(kernel.shape[0]):
-    for j in range(kernel.shape[1]):
-      window = padded[:, i : i + height : strides[0], j : j + width : strides[1]]
-      total = total + window * kernel[i : i + 1, j : j + 1]
-  return total.astype(lhs.dtype)
-
-
-def _cpu_conv(lhs, rhs, window_strides, padding, feature_group_count=1, **geometry):
-  """Computes `lax.conv_general_dilated`, with other means where XLA's CPU backend is slow at it."""
-  ordinary = not isinstance(padding, str) and all(
-      value in (None, 1, (1, 1), NHWC) for value in geometry.values())
-  if ordinary and feature_group_count == lhs.shape[-1] == rhs.shape[-1]:
-    return _depthwise(lhs, rhs, window_strides, padding)
-  if ordinary and feature_group_count == 1 and rhs.shape[:2] == (1, 1) and not any(map(any, padding)):
-    kept = lhs[:, :: window_strides[0], :: window_strides[1]]
-    return lax.dot_general(kept, rhs[0, 0], (((3,), (0,)), ((), ())))
-  return lax.conv_general_dilated(
-      lhs, rhs, window_strides, padding, feature_group_count=feature_group_count, **geometry)
-
-
-def member_conv(lhs: jax.Array, rhs: jax.Array, window_strides, padding, **geometry) -> jax.Array:
-  """Convolves like `lax.conv_general_dilated`, under `vmap` one member at a time.
-
-  `vmap` turns members with kernels of their own into one grouped convolution, which XLA runs on a slow path.
-  Here each member gets a plain convolution and the results are stacked, forward and backward. On a CPU
-  depthwise and 1x1 convolutions are computed by other means, and what the gradient of the kernel reads is
-  stored first: XLA would recompute the layers before it inside a transposing loop.
-  For Linen's `nn.Conv(..., conv_general_dilated=member_conv)`. Has no forward-mode derivative.
-
-  Args:
-    lhs: [B, H, W, D] input.
-    rhs: [k, k, D / groups, F] kernel.
-    window_strides: (rows, columns).
-    padding: ((top, bottom), (left, right)), or a name that `lax.conv_general_dilated` knows.
-    **geometry: its further arguments.
-
-  Returns:
-    [B, H', W', F].
-  """
-  on_cpu = jax.default_backend() == "cpu"
-  convolve = functools.partial(_cpu_conv if on_cpu else lax.conv_general_dilated,
-                               window_strides=window_strides, padding=padding, **geometry)
-
-  @jax.custom_vjp
-  def call(lhs, rhs):
-    return _per_member(convolve)(lhs, rhs)
-
-  def forward(lhs, rhs):
-    return call(lhs, rhs), (lhs, rhs)
-
-  def gradients(lhs, rhs, cotangent):
-    if on_cpu:
-      lhs, cotangent = _materialised(lhs), _materialised(cotangent)
-    return jax.vjp(convolve, lhs, rhs)[1](cotangent)
-
-  def backward(saved, cotangent):
-    return _per_member(gradients)(*saved, cotangent)
-
-  call.defvjp(forward, backward)
-  return call(lhs, rhs)
-
-
-def conv(features: int, kernel: int, stride: int = 1, *, groups: int = 1,
-         dtype: Any = jnp.float32) -> nn.Conv:
-  """Returns a convolution without bias, padded by half its kernel on every side as PyTorch does."""
-  # SAME would pad a strided 3x3 convolution on one side only.
-  pad = (kernel - 1) // 2
-  return nn.Conv(features, (kernel, kernel), (stride, stride), padding=((pad, pad),) * 2, use_bias=False,
-                 feature_group_count=groups, dtype=dtype, conv_general_dilated=member_conv,
-                 kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
-
-
-def batch_norm(train: bool, dtype: Any = jnp.float32) -> nn.BatchNorm:
-  """Returns batch normalisation with PyTorch's constants; running variances stay biased, as Flax has them."""
-  return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype)
+__all__ = ["batch_norm", "classify", "conv", "member_conv"]
 
 
 def classify(x: jax.Array, features: dict[str, jax.Array], num_classes: int) -> ModelOutput:
