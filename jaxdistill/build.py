@@ -13,10 +13,12 @@ from jaxdistill import cohort as cohort_lib
 from jaxdistill import config as config_lib
 from jaxdistill import step as step_lib
 from jaxdistill import views as views_lib
-from jaxdistill.dataset import Dataset
+from jaxdistill.dataset import Dataset, hold_out
 from jaxdistill.errors import ConfigError
 from jaxdistill.evaluate import make_eval_step
-from jaxdistill.types import GroupSpec, Method, TrainState
+from jaxdistill.protocol import GroupSpec, Method
+from jaxdistill.survey import Surveyor
+from jaxdistill.types import Table, TrainState
 
 # Steps that one call runs where the config does not say. On a CPU a loop around the step costs far more than
 # the dispatch it saves; on accelerators the dispatch is what a small network waits for. See benchmarks/step.py.
@@ -55,6 +57,8 @@ class Experiment(NamedTuple):
     state: shapes, dtypes and shardings of the state.
     train_step: the pure function of one step.
     eval_step: the jitted function of one evaluation batch.
+    eval_batch_size: examples of one, a multiple of the number of devices.
+    surveyor: makes the method's passes between epochs.
     steps_limit: most steps of a dispatch.
   """
 
@@ -67,6 +71,8 @@ class Experiment(NamedTuple):
   state: TrainState
   train_step: Callable
   eval_step: Callable
+  eval_batch_size: int
+  surveyor: Surveyor
   steps_limit: int
 
 
@@ -126,9 +132,14 @@ def build(config) -> Experiment:
     raise ConfigError(f"method {config.method.name} needs at least {method.min_members} members, the cohort has "
                       f"{num_members}: raise cohort.<group>.members")
   perturb_fn = _perturb(config.perturb, num_members)
-  dataset = _component("data", "data", config.data)
+  dataset = hold_out(_component("data", "data", config.data), config.holdout, config.seed)
+  if not dataset.holdout and any(survey.split == "holdout" for survey in method.surveys):
+    raise ConfigError(f"method {config.method.name} needs examples that are not trained on: set holdout to their "
+                      "number, such as a tenth of the training set")
   plan = _plan(config, len(dataset.train.label))
-  tx = optim.make_optimizer(**config.optimizer, steps_per_epoch=plan.per_epoch, total_steps=plan.total)
+  recipe = lambda **keys: optim.make_optimizer(**{**config.optimizer.to_dict(), **keys}, steps_per_epoch=plan.per_epoch,
+                                               total_steps=plan.total)
+  tx = recipe()
   mapping = config.mapping if config.mapping != "auto" else MAPPING.get(jax.default_backend(), "vmap")
   specs = []
   for name, group in config.cohort.items():
@@ -136,20 +147,29 @@ def build(config) -> Experiment:
       specs.append(cohort_lib.make_spec(name, tx=tx, unroll=mapping == "unroll", num_classes=dataset.num_classes,
                                         dtype=jnp.dtype(config.dtype), **group.to_dict()))
   specs = tuple(specs)
-  views = views_lib.make_views(augment.pad_crop_flip(**config.augment), perturb_fn, mean=dataset.mean,
-                               std=dataset.std, num_members=num_members, num_classes=dataset.num_classes,
-                               space=config.perturb.space)
-  method_tx = method.tx or tx
+  augment_fn = augment.pad_crop_flip(**config.augment, fill=dataset.mean)
+  views = views_lib.make_views(augment_fn, perturb_fn, mean=dataset.mean, std=dataset.std,
+                               members=cohort_lib.member_names(specs), num_classes=dataset.num_classes,
+                               space=config.perturb.space, per_member=config.views == "per_member")
+  method_tx = method.tx(recipe)
   init = functools.partial(step_lib.init_state, config.seed, specs, method, method_tx,
-                           dataset.train.image.shape[1:], dataset.num_classes, len(dataset.train.label))
-  state = jax.eval_shape(init)
+                           dataset.train.image.shape[1:], dataset.num_classes, len(dataset.train.label),
+                           steps_per_epoch=plan.per_epoch, total_steps=plan.total)
+  with _naming("method"):
+    state = jax.eval_shape(init)
+  is_table = lambda x: isinstance(x, Table)
+  if not dataset.stable_index and any(map(is_table, jax.tree.leaves(state.method.memory, is_leaf=is_table))):
+    raise ConfigError(f"method {config.method.name} keeps a table of the training examples, but {dataset.name} "
+                      "gives them no stable index: use one that does, or the variant that remembers weights")
   shardings = sharding.state_sharding(mesh, state)
   state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
   train_step = step_lib.make_train_step(specs, method, views, method_tx=method_tx, steps_per_epoch=plan.per_epoch,
                                         num_epochs=plan.epochs, update=config.update_order)
   eval_step = make_eval_step(specs, method, mean=dataset.mean, std=dataset.std, mesh=mesh)
+  eval_batch = -(-min(config.eval_batch_size, len(dataset.test.label)) // mesh.size) * mesh.size
+  surveyor = Surveyor(specs, method, mean=dataset.mean, std=dataset.std, mesh=mesh, batch_size=eval_batch)
   limit = config.steps_per_dispatch or MAX_STEPS_PER_DISPATCH.get(jax.default_backend(), 1)
   # It runs once: on a CPU, compiling it with optimisations takes ten times as long, for random numbers mostly.
   options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
   init = jax.jit(init, out_shardings=shardings, compiler_options=options)
-  return Experiment(dataset, specs, method, mesh, plan, init, state, train_step, eval_step, limit)
+  return Experiment(dataset, specs, method, mesh, plan, init, state, train_step, eval_step, eval_batch, surveyor, limit)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxdistill import registry, rng
-from jaxdistill.types import Group, GroupSpec, ModelOutput, Outputs, PyTree
+from jaxdistill.protocol import GroupSpec
+from jaxdistill.types import Group, ModelOutput, Outputs, PyTree
 
 
 def make_spec(name: str, model: str, members: int, tx: optax.GradientTransformation, *, unroll: bool = False,

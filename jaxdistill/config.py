@@ -86,11 +86,13 @@ def default(data: str, method: str, **method_kwargs: Any) -> ConfigDict:
   config.mapping = "auto"              # members under "vmap" or "unroll"; auto is chosen for the backend
   config.steps_per_dispatch = 0        # most steps that one call of the device runs; 0 is chosen for the backend
   config.mesh = ConfigDict({"devices": 0})      # devices to use; 0 is all
+  config.holdout = 0                   # examples taken out of the training set, as many of each class; 0 takes none
+  config.views = "shared"              # all members see one augmentation of a batch; or "per_member": each its own
   config.data = component("data", data)
   config.cohort = ConfigDict()         # group name -> group(...)
   config.method = component("methods", method, **method_kwargs)
   config.perturb = perturbation(ops=())         # perturbation() is the paper's pool
-  config.augment = ConfigDict(_keywords(augment.pad_crop_flip))
+  config.augment = ConfigDict(_keywords(augment.pad_crop_flip, "fill"))
   config.optimizer = ConfigDict({
       **_keywords(optim.make_optimizer), "learning_rate": 0.1,
       **_keywords(optim.make_schedule, "steps_per_epoch", "total_steps")})
@@ -234,6 +236,8 @@ def check(config: ConfigDict) -> None:
       "keep_checkpoints": (config.keep_checkpoints >= 1, "must be at least 1"),
       "dtype": (config.dtype in ("float32", "bfloat16"), "must be float32 or bfloat16"),
       "update_order": (config.update_order in ("simultaneous", "sequential"), "must be simultaneous or sequential"),
+      "holdout": (config.holdout >= 0, "must be at least 0"),
+      "views": (config.views in ("shared", "per_member"), "must be shared or per_member"),
       "mapping": (config.mapping in ("auto", "vmap", "unroll"), "must be auto, vmap or unroll"),
       "perturb.space": (config.perturb.space in ("pixel", "normalized"), "must be pixel or normalized"),
       "cohort": (len(config.cohort) > 0, "needs at least one group"),

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdistill.errors import DataError
+from jaxdistill.errors import DataError, require
 
 
 class Split(NamedTuple):
@@ -24,6 +24,9 @@ class Dataset(NamedTuple):
     num_classes: C.
     mean: per-channel mean of the training pixels in [0, 1], for normalisation.
     std: per-channel standard deviation in [0, 1].
+    holdout: examples taken out of the training split (see `hold_out`), or None.
+    stable_index: whether a row of the training split is the same example in every epoch, as methods with a table
+      of the examples need.
   """
 
   name: str
@@ -32,6 +35,8 @@ class Dataset(NamedTuple):
   num_classes: int
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
+  holdout: Split | None = None
+  stable_index: bool = True
 
 
 def _one_array(name: str, images) -> np.ndarray:
@@ -117,3 +122,32 @@ def checked(name: str, train: tuple, test: tuple, num_classes: int,
   if mean is None or std is None:
     mean, std = channel_statistics(train_split.image)
   return Dataset(name, train_split, test_split, num_classes, mean, std)
+
+
+def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
+  """Takes examples out of the training split, drawn at random and equally many of each class.
+
+  The classes that give one more, where the count is no multiple of C, are drawn too. The others keep their order
+  and are numbered anew.
+
+  Args:
+    dataset: the data set.
+    count: number of examples to take; 0 takes none.
+    seed: of the draw: the same seed takes the same examples.
+
+  Raises:
+    ConfigError: if a class has too few examples to give its share and keep one.
+  """
+  if not count:
+    return dataset
+  rng, label = np.random.default_rng(seed), dataset.train.label
+  share = np.full(dataset.num_classes, count // dataset.num_classes)
+  share[rng.permutation(dataset.num_classes)[:count % dataset.num_classes]] += 1
+  taken = np.zeros(len(label), bool)
+  for c in range(dataset.num_classes):
+    rows = np.flatnonzero(label == c)
+    require(len(rows) > share[c] or not share[c], f"holdout {count} takes {share[c]} examples of class {c}, of which "
+            f"{dataset.name} has {len(rows)} for training: make it smaller")
+    taken[rng.permutation(rows)[:share[c]]] = True
+  train, holdout = (Split(dataset.train.image[rows], label[rows]) for rows in (~taken, taken))
+  return dataset._replace(train=train, holdout=holdout)

@@ -1,6 +1,6 @@
-"""Exact evaluation over a whole split: top-1, top-5 and NLL of every member and of the method's predictions."""
+"""Exact evaluation over a whole split: accuracy and confidence of every member and of the method's predictions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,22 +8,34 @@ import numpy as np
 
 from jaxdistill import augment, metrics, sharding
 from jaxdistill import cohort as cohort_lib
-from jaxdistill.types import GroupSpec, Mean, Method, TrainState
+from jaxdistill.protocol import GroupSpec, Method
+from jaxdistill.types import TrainState
+
+
+def make_prepare(mean, std) -> Callable:
+  """Returns uint8[B, H, W, 3] -> normalised f32[B, H, W, 3], as evaluation and surveys feed it."""
+  return lambda image: augment.normalize(augment.to_float(image), mean, std)
+
+
+def padded_batches(num_examples: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields (index i32[B], mask f32[B]) that cover every example once; the last batch is padded and masked."""
+  for start in range(0, num_examples, batch_size):
+    index = np.arange(start, start + batch_size)
+    yield np.minimum(index, num_examples - 1).astype(np.int32), (index < num_examples).astype(np.float32)
 
 
 def make_eval_step(specs: Sequence[GroupSpec], method: Method, *, mean, std, mesh) -> Callable:
   """Returns the jitted function that measures one batch of a resident split.
 
   Returns:
-    (cohort, method state, image uint8[N, H, W, 3], label i32[N], index i32[B], mask f32[B]) ->
-    name -> metric -> `Mean`, for every member and every prediction of the method.
+    (cohort, method state, image uint8[N, H, W, 3], label i32[N], index i32[B]) -> name -> metric -> f32[B], for
+    every member and every prediction of the method.
   """
-  names = cohort_lib.member_names(specs)
+  names, prepare = cohort_lib.member_names(specs), make_prepare(mean, std)
 
-  def eval_step(cohort, method_state, image, label, index, mask):
-    index, mask = sharding.constrain_rows(mesh, (index, mask))
-    image = augment.normalize(augment.to_float(image[index]), mean, std)
-    label = label[index]
+  def eval_step(cohort, method_state, image, label, index):
+    index = sharding.constrain_rows(mesh, index)
+    image, label = prepare(image[index]), label[index]
     params = {name: group.params for name, group in cohort.items()}
     stats = {name: group.stats for name, group in cohort.items()}
     images = jnp.broadcast_to(image[None], (len(names), *image.shape))
@@ -32,22 +44,29 @@ def make_eval_step(specs: Sequence[GroupSpec], method: Method, *, mean, std, mes
     predicted = method.predict(method_state.params, method_state.memory, outputs)
     # log(p) are logits of the same distribution; clipped, as a probability may underflow to 0.
     scores |= {name: jnp.log(jnp.maximum(p, 1e-30)) for name, p in predicted.items()}
-    measure = lambda score: {"top1": metrics.top_k(score, label, 1), "top5": metrics.top_k(score, label, 5),
-                             "nll": metrics.negative_log_likelihood(score, label)}
-    return {name: {metric: Mean.of(value, mask) for metric, value in measure(score).items()}
-            for name, score in scores.items()}
+    return {name: {"top1": metrics.top_k(score, label, 1), "top5": metrics.top_k(score, label, 5),
+                   "nll": metrics.negative_log_likelihood(score, label),
+                   "confidence": jax.nn.softmax(score).max(axis=-1)} for name, score in scores.items()}
   return jax.jit(eval_step)
 
 
 def compile_eval(eval_step: Callable, state: TrainState, image, label, batch_size: int) -> Callable:
   """Compiles `eval_step` for a split and a batch size, so that it can be said when that happens."""
-  index, mask = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.float32)
-  return eval_step.lower(state.cohort, state.method, image, label, index, mask).compile()
+  return eval_step.lower(state.cohort, state.method, image, label, np.zeros(batch_size, np.int32)).compile()
+
+
+def _summarise(values: dict[str, np.ndarray]) -> dict[str, float]:
+  confidence, correct = values["confidence"], values["top1"]
+  # Bins and ranks mean nothing for a member that is not finite any more.
+  sound = np.isfinite(confidence).all()
+  return {**{metric: float(values[metric].mean(dtype=np.float64)) for metric in ("top1", "top5", "nll")},
+          "ece": float(metrics.calibration_error(confidence, correct)) if sound else float("nan"),
+          "aurc": float(metrics.risk_coverage_area(confidence, correct)) if sound else float("nan")}
 
 
 def evaluate(eval_step: Callable, state: TrainState, image, label, *, num_examples: int,
              batch_size: int) -> dict[str, dict[str, float]]:
-  """Measures a whole split; the remainder is padded and masked, so that every example counts once.
+  """Measures a whole split; the remainder is padded, and every example counts once.
 
   Args:
     eval_step: from `make_eval_step`, or `compile_eval`.
@@ -58,14 +77,10 @@ def evaluate(eval_step: Callable, state: TrainState, image, label, *, num_exampl
     batch_size: examples of a batch, a multiple of the number of devices.
 
   Returns:
-    name -> metric -> value: accuracies as fractions, NLL in nats.
+    name -> metric -> value: accuracies, expected calibration error (10 bins) and area under the risk-coverage
+    curve as fractions, NLL in nats.
   """
-  total = None
-  for start in range(0, num_examples, batch_size):
-    index = np.arange(start, start + batch_size)
-    mask = (index < num_examples).astype(np.float32)
-    index = np.minimum(index, num_examples - 1).astype(np.int32)
-    part = eval_step(state.cohort, state.method, image, label, index, mask)
-    total = part if total is None else jax.tree.map(jnp.add, total, part)
-  values = jax.device_get(total)
-  return {name: {metric: float(mean.value()) for metric, mean in row.items()} for name, row in values.items()}
+  parts = jax.device_get([eval_step(state.cohort, state.method, image, label, index)
+                          for index, _ in padded_batches(num_examples, batch_size)])
+  values = jax.tree.map(lambda *rows: np.concatenate(rows)[:num_examples], *parts)
+  return {name: _summarise(row) for name, row in values.items()}

@@ -49,7 +49,8 @@ class MetricLog:
     else:
       self._rewrite_csv()
     for key, value in values.items():
-      self._board.add_scalar(f"{split}/{key}", value, step)
+      if math.isfinite(value):  # the board would say so on the terminal, for every value
+        self._board.add_scalar(f"{split}/{key}", value, step)
     self._board.flush()
 
   def _rewrite_csv(self) -> None:

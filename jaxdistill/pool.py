@@ -51,9 +51,9 @@ def make_perturb(ops: Sequence[Op], *, num_members: int, every: int = 10, member
     label_mix: whether labels are mixed where images are.
 
   Returns:
-    perturb(key, step, image f32[B, H, W, 3]) -> (image of the perturbed member, Perturbation).
-    The key is the run's or the step's; the step is folded into it here. Other steps return the image
-    untouched and run no operation.
+    perturb(key, step, image) -> (image f32[B, H, W, 3] of the perturbed member, Perturbation), from the images
+    that all members share, f32[B, H, W, 3] or [1, B, H, W, 3], or from its own of f32[M, B, H, W, 3]. The key
+    is the run's or the step's; the step is folded into it here. Other steps run no operation.
 
   Raises:
     ConfigError: for a number that is not above 0, or an unknown way to choose the member.
@@ -71,6 +71,8 @@ def make_perturb(ops: Sequence[Op], *, num_members: int, every: int = 10, member
       who = jax.random.randint(rng.stream(key, "member"), (), 0, num_members)
     else:
       who = jnp.asarray(step // every % num_members, jnp.int32)
+    if image.ndim == 5:
+      image = image[who if image.shape[0] > 1 else 0]
     # Not vmapped, so the branch is a real one and only the operation drawn runs.
     branches = [lambda key, image: unmixed(image), *ops]
     result = jax.lax.switch(op + 1, branches, rng.stream(key, "strength"), image)

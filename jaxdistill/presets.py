@@ -24,6 +24,14 @@ def cifar(dataset: str, method: str, **method_kwargs) -> ConfigDict:
   return config
 
 
+def step_decay(config: ConfigDict, *, epochs: float, weight_decay: float, milestones: tuple[str, ...] = ("50%", "75%"),
+               nesterov: bool = True) -> ConfigDict:
+  """Changes a recipe to that of another paper: SGD whose learning rate drops to a tenth at the milestones."""
+  config.epochs = epochs
+  config.optimizer.update(dict(weight_decay=weight_decay, milestones=milestones, nesterov=nesterov))
+  return config
+
+
 def digits(method: str, **method_kwargs) -> ConfigDict:
   """Returns the recipe for scikit-learn's 8x8 digits: about a minute on two CPU cores."""
   config = default("digits", method, **method_kwargs)

@@ -12,13 +12,18 @@ import optax
 
 from jaxdistill import cohort as cohort_lib
 from jaxdistill import losses, metrics, rng, sharding
-from jaxdistill.types import (Batch, Context, GroupSpec, Mean, Method, MethodState, Objective, Outputs, PyTree,
-                              Setup, TrainState, Views)
+from jaxdistill.protocol import Context, GroupSpec, Method, Setup
+from jaxdistill.types import Batch, Mean, MethodState, Objective, Outputs, PyTree, TrainState, Views
 
 
 def init_state(seed: int, specs: Sequence[GroupSpec], method: Method, method_tx: optax.GradientTransformation,
-               image_shape: tuple[int, int, int], num_classes: int, num_examples: int) -> TrainState:
-  """Initialises members, optimisers and the method's state; the same seed gives the same state."""
+               image_shape: tuple[int, int, int], num_classes: int, num_examples: int, *, steps_per_epoch: int,
+               total_steps: int) -> TrainState:
+  """Initialises members, optimisers and the method's state; the same seed gives the same state.
+
+  Raises:
+    ConfigError: if the method does not suit the cohort or the run.
+  """
   key = jax.random.key(seed)
   cohort = cohort_lib.init(rng.stream(key, "init"), specs, image_shape)
   names = cohort_lib.member_names(specs)
@@ -26,7 +31,7 @@ def init_state(seed: int, specs: Sequence[GroupSpec], method: Method, method_tx:
   outputs = jax.eval_shape(
       lambda images: cohort_lib.forward(specs, params, stats, images, key, train=False)[0],
       jax.ShapeDtypeStruct((len(names), 2, *image_shape), jnp.float32))
-  setup = Setup(tuple(specs), num_classes, num_examples, outputs, cohort)
+  setup = Setup(tuple(specs), num_classes, num_examples, steps_per_epoch, total_steps, outputs, cohort)
   params, memory = method.init(rng.stream(key, "method"), setup)
   return TrainState(jnp.int32(0), key, cohort, MethodState(params, method_tx.init(params), memory))
 
@@ -61,7 +66,7 @@ class _Step(NamedTuple):
       params, stats = ({name: pair[i] for name, pair in variables.items()} for i in (0, 1))
       return cohort_lib.forward(self.specs, params, stats, images, self.forward_key, train=False)[0]
     def forward_clean():
-      images = jnp.broadcast_to(self.clean[None], (num_members, *self.clean.shape))
+      images = jnp.broadcast_to(self.clean, (num_members, *self.clean.shape[1:]))
       return jax.lax.cond(self.views.perturbation.member >= 0,
                           lambda: self.forward(params, images)[0], lambda: outputs)
     step = self.state.step
@@ -152,7 +157,7 @@ def make_train_step(specs: Sequence[GroupSpec], method: Method, views: Callable,
   Args:
     specs: the groups, in member order.
     method: how they learn from each other.
-    views: (key, step, batch) -> (Views, clean images); see `views.make_views`.
+    views: (key, step, batch) -> (Views, clean images [1 or M, B, H, W, 3]); see `views.make_views`.
     method_tx: optimiser of the method's own parameters.
     steps_per_epoch: steps of an epoch.
     num_epochs: epochs of the run.

@@ -1,6 +1,7 @@
 """Trains a cohort: `train(config, workdir)` is the loop around the compiled step."""
 
 from collections.abc import Callable
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -61,11 +62,13 @@ class Run:
   def __init__(self, experiment: Experiment, config, path: Path, console: Console):
     self.experiment, self.config, self.path, self.console = experiment, config, path, console
     self.members = cohort_lib.member_names(experiment.specs)
+    self.deployed = experiment.method.deployed(self.members)
     self.checkpoints = Checkpoints(path / "checkpoints", config.keep_checkpoints)
     self.best: dict[str, dict[str, float]] = {}
     self.last: dict[str, dict[str, float]] = {}
     self.wins = {name: [0.0, 0.0] for name in self.members}
     self.compiled_eval: Callable | None = None
+    self.surveyed = False
     self.started = time.perf_counter()
     checkpoint.remove_partial(path)
     self.state, self.step = self._initial_state()
@@ -88,6 +91,9 @@ class Run:
       if self.step < plan.total:
         train_data = sharding.put_replicated(self.experiment.mesh, tuple(data.train))
         self.test_data = sharding.put_replicated(self.experiment.mesh, tuple(data.test))
+        self.splits = {"train": train_data}
+        if data.holdout:
+          self.splits["holdout"] = sharding.put_replicated(self.experiment.mesh, tuple(data.holdout))
         with self.console.progress(self.step, plan.total):
           self._loop(train_data, stop)
       return self._finish()
@@ -103,8 +109,8 @@ class Run:
         self.experiment.train_step, self.experiment.mesh, batch_size=self.config.batch_size,
         steps_per_epoch=plan.per_epoch, steps_per_dispatch=count)
     if count < min(10, self.experiment.steps_limit):
-      self.console.say(f"note: the steps of log_every, eval_every, checkpoint_every, an epoch and the run have only {count} "
-                       "as a common divisor, so a dispatch runs no more; durations like '0.1 epochs' allow more")
+      self.console.say(f"note: the steps of log_every, eval_every, checkpoint_every, an epoch and the run have only "
+                       f"{count} as a common divisor, so a dispatch runs no more; '0.1 epochs' and the like allow more")
     cohort = " + ".join(f"{spec.size} {spec.name}" for spec in specs)
     counted = lambda number, noun: f"{number} {noun}{'s' if number > 1 else ''}"
     devices = counted(self.experiment.mesh.size, f"{jax.default_backend()} device")
@@ -122,6 +128,8 @@ class Run:
     dispatch, count = self._compile(train_data)
     window, order, since = [], None, (time.perf_counter(), self.step)
     while self.step < plan.total:
+      if self.step % plan.per_epoch == 0:
+        self._survey(self.step // plan.per_epoch)
       if order is None or self.step % plan.per_epoch == 0:
         order = self._order(self.step // plan.per_epoch)
       self.state, measured = dispatch(self.state, *train_data, order)
@@ -145,6 +153,16 @@ class Run:
       if stopping:
         raise Preempted(f"stopped at step {self.step} of {plan.total}, state saved: run the same command with "
                         f"--workdir={self.path} to go on")
+
+  def _survey(self, epoch: int) -> None:
+    """Makes the passes that the method wants before an epoch; what comes of them is in the next checkpoint."""
+    surveyor = self.experiment.surveyor
+    if not surveyor.due(epoch):
+      return
+    with contextlib.nullcontext() if self.surveyed else self.console.timed(
+        f"Compiling and making the method's first survey, before epoch {epoch + 1}"):
+      self.state = jax.block_until_ready(surveyor.run(self.state, self.splits, epoch))
+    self.surveyed = True
 
   def _flush(self, window: list[dict[str, Mean]]) -> None:
     """Writes the training line of the steps since the last one."""
@@ -171,13 +189,12 @@ class Run:
 
   def _evaluate(self, rate: float) -> None:
     """Measures the test split, writes its line and keeps the weights of every member that improved."""
-    devices, test = self.experiment.mesh.size, self.experiment.dataset.test
-    batch_size = -(-min(self.config.eval_batch_size, len(test.label)) // devices) * devices
+    batch_size = self.experiment.eval_batch_size
     if not self.compiled_eval:
       with self.console.timed(f"Compiling the evaluation (batch {batch_size})"):
         self.compiled_eval = compile_eval(self.experiment.eval_step, self.state, *self.test_data, batch_size)
-    self.last = evaluate(self.compiled_eval, self.state, *self.test_data, num_examples=len(test.label),
-                         batch_size=batch_size)
+    self.last = evaluate(self.compiled_eval, self.state, *self.test_data,
+                         num_examples=len(self.experiment.dataset.test.label), batch_size=batch_size)
     epoch = self.step / self.experiment.plan.per_epoch
     values = {f"{metric}/{name}": value for name, row in self.last.items() for metric, value in row.items()}
     self.log.write(self.step, epoch, "test", values)
@@ -187,7 +204,7 @@ class Run:
     for name, row in self.last.items():
       if name not in self.best or row["top1"] > self.best[name]["top1"]:
         self.best[name] = {"step": self.step, **row}
-        if name in self.members:
+        if name in self.deployed:
           self._save_member(name, "best")
 
   def _save_member(self, name: str, which: str) -> None:
@@ -209,7 +226,8 @@ class Run:
       wins = {"wins": total / count} if count else {}
       summary["members"][name] = {"last": {"step": self.step, **self.last[name]}, "best": self.best[name],
                                   "parameters": counts[name], **wins}
-      self._save_member(name, "last")
+      if name in self.deployed:
+        self._save_member(name, "last")
     predictions = [name for name in self.last if name not in self.members]
     for name in predictions:
       summary[name] = {"last": {"step": self.step, **self.last[name]}, "best": self.best[name]}

@@ -1,16 +1,14 @@
-"""The types that everything else passes around, and the protocol of a method.
+"""The types that everything else passes around.
 
 Shape alphabet, the same in every docstring of the package: `M` members of the cohort, `K` members of
 a group, `B` global batch, `C` classes, `N` training examples, `H W D` feature map.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import struct
 import jax
 import jax.numpy as jnp
-import optax
 
 PyTree = Any
 
@@ -92,6 +90,16 @@ class Outputs:
   logits: jax.Array
   alive: jax.Array
   groups: dict[str, ModelOutput]
+
+  @property
+  def members(self) -> tuple[str, ...]:
+    """Names of all members, in member order."""
+    return tuple(f"{name}.{k}" for name, output in self.groups.items() for k in range(output.logits.shape[0]))
+
+  def features(self, feature: str) -> dict[str, jax.Array]:
+    """Returns member name -> its feature [B, ...]; the sizes of members of different groups may differ."""
+    rows = (row for output in self.groups.values() for row in output.features[feature])
+    return dict(zip(self.members, rows))
 
 
 @struct.dataclass
@@ -175,106 +183,3 @@ class Mean:
   def value(self):
     """Returns total / count, NaN where nothing was counted."""
     return jnp.where(self.count > 0, self.total / jnp.maximum(self.count, 1e-9), jnp.nan)
-
-
-class GroupSpec(NamedTuple):
-  """How a group is built.
-
-  Attributes:
-    name: key of the group in the config and in every dict of groups.
-    model: Flax module: `apply(variables, image, train=...) -> ModelOutput`.
-    size: number of members K.
-    tx: their optax transformation; it sees one member at a time.
-    unroll: run members one by one instead of under `vmap`: for models with a plain convolution, which `vmap`
-      turns into a grouped one. That is slow, and on a CPU it carries a NaN of one member into the others.
-  """
-
-  name: str
-  model: Any
-  size: int
-  tx: optax.GradientTransformation
-  unroll: bool = False
-
-  @property
-  def members(self) -> tuple[str, ...]:
-    """Names of the members: `resnet32.0`, `resnet32.1`, ..."""
-    return tuple(f"{self.name}.{k}" for k in range(self.size))
-
-
-class Setup(NamedTuple):
-  """What a method may know when it builds its state.
-
-  Attributes:
-    specs: the groups, in member order.
-    num_classes: C.
-    num_examples: N.
-    outputs: `Outputs` of `jax.ShapeDtypeStruct` for a batch of two.
-    cohort: the initial cohort.
-  """
-
-  specs: tuple[GroupSpec, ...]
-  num_classes: int
-  num_examples: int
-  outputs: Outputs
-  cohort: dict[str, Group]
-
-
-class Context(NamedTuple):
-  """Where in the run a step is, and what else it may compute.
-
-  Attributes:
-    step: i32[] of this step, from 0.
-    epoch: i32[] of this step, from 0.
-    num_epochs: epochs of the whole run.
-    steps_per_epoch: steps of one epoch.
-    key: key of this step's "method" stream.
-    forward: (name -> (params, stats), image f32[M, B, H, W, 3]) -> Outputs, in evaluation mode.
-    forward_clean: () -> Outputs of the cohort being differentiated on the batch as it was before
-      perturbation, in training mode, batch statistics not kept. Costs nothing in unperturbed steps.
-  """
-
-  step: jax.Array
-  epoch: jax.Array
-  num_epochs: int
-  steps_per_epoch: int
-  key: jax.Array
-  forward: Callable[..., Outputs]
-  forward_clean: Callable[[], Outputs]
-
-
-def _no_state(key, setup):
-  del key, setup
-  return {}, {}
-
-
-def _keep_memory(memory, cohort, context):
-  del cohort, context
-  return memory
-
-
-def mean_ensemble(params, memory, outputs: Outputs) -> dict[str, jax.Array]:
-  """Averages the probabilities of all members that are alive: {"ensemble": f32[B, C]}."""
-  del params, memory
-  alive = outputs.alive[:, None, None]
-  total = jnp.sum(jnp.where(alive, jax.nn.softmax(outputs.logits), 0), axis=0)
-  return {"ensemble": total / jnp.maximum(jnp.sum(outputs.alive), 1)}
-
-
-class Method(NamedTuple):
-  """How the members of a cohort learn from each other: a NamedTuple of pure functions.
-
-  Attributes:
-    loss: (params, memory, outputs, batch, views, context) -> Objective.
-    init: (key, setup) -> (params, memory).
-    update: (memory, cohort, context) -> memory, after the optimiser step.
-    predict: (params, memory, outputs) -> name -> probabilities f32[B, C], evaluated beside the members.
-    tx: optimiser of the method's own parameters; None takes the recipe of the members.
-    min_members: the smallest cohort it is defined for.
-  """
-
-  loss: Callable[..., Objective]
-  init: Callable[..., tuple[PyTree, PyTree]] = _no_state
-  update: Callable[..., PyTree] = _keep_memory
-  predict: Callable[..., dict[str, jax.Array]] = mean_ensemble
-  tx: optax.GradientTransformation | None = None
-  min_members: int = 1

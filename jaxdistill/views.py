@@ -1,6 +1,6 @@
 """From a batch to what every member sees of it: augment, perturb one member, normalise, mix labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,33 @@ from jaxdistill.types import Batch, Views
 
 
 def make_views(augment: Callable, perturb: Callable, *, mean: tuple[float, ...], std: tuple[float, ...],
-               num_members: int, num_classes: int, space: str = "pixel") -> Callable:
+               members: Sequence[str], num_classes: int, space: str = "pixel", per_member: bool = False) -> Callable:
   """Returns the function that prepares a step's inputs on the device.
 
-  All members see the same augmented images, but for the one that is perturbed.
+  One member may see its images perturbed.
 
   Args:
     augment: (key, image) -> f32[B, H, W, 3] in [0, 1].
-    perturb: (key, step, image) -> (image, Perturbation).
+    perturb: see `pool.make_perturb`.
     mean: per-channel mean in [0, 1].
     std: per-channel standard deviation in [0, 1].
-    num_members: M.
+    members: names of all M members.
     num_classes: C.
     space: "pixel", perturb before normalisation, or "normalized", after it, as the released code of
       Competitive Distillation does (its clamp to [0, 1] included).
+    per_member: every member sees the batch under an augmentation of its own, the invariant collaborative
+      learning of Guo et al. (CVPR 2020, section 3.2), instead of all under the same.
 
   Returns:
-    (key, step, batch) -> (Views, clean image f32[B, H, W, 3] normalised).
+    (key, step, batch) -> (Views, clean images f32[M or 1, B, H, W, 3] normalised).
   """
   def views(key: jax.Array, step: jax.Array, batch: Batch) -> tuple[Views, jax.Array]:
-    image = augment(rng.stream(key, "augment"), batch.image)
+    augment_key = rng.stream(key, "augment")
+    if per_member:
+      keys = jnp.stack([rng.stream(augment_key, name) for name in members])
+      image = jax.vmap(augment, (0, None))(keys, batch.image)
+    else:
+      image = augment(augment_key, batch.image)[None]
     normalize = lambda x: augment_lib.normalize(x, mean, std)
     if space == "normalized":
       clean = normalize(image)
@@ -38,9 +45,9 @@ def make_views(augment: Callable, perturb: Callable, *, mean: tuple[float, ...],
     else:
       perturbed, perturbation = perturb(rng.stream(key, "perturb"), step, image)
       clean, perturbed = normalize(image), normalize(perturbed)
-    chosen = (jnp.arange(num_members) == perturbation.member)[:, None, None]
+    chosen = (jnp.arange(len(members)) == perturbation.member)[:, None, None]
     target = jax.nn.one_hot(batch.label, num_classes)
     mixed = pool.mixed_target(target, perturbation)
-    images = jnp.where(chosen[..., None, None], perturbed[None], clean[None])
+    images = jnp.where(chosen[..., None, None], perturbed[None], clean)
     return Views(images, jnp.where(chosen, mixed[None], target[None]), perturbation), clean
   return views

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill import registry
-from jaxdistill.types import Batch, Context, ModelOutput, Outputs, Perturbation, Views
+from jaxdistill.protocol import Context
+from jaxdistill.types import Batch, ModelOutput, Outputs, Perturbation, Views
 
 
 def method(name, **kwargs):
@@ -15,7 +16,8 @@ def nobody(batch_size):
   return Perturbation(jnp.int32(-1), jnp.int32(-1), jnp.arange(batch_size), jnp.float32(1))
 
 
-def evaluate(which, logits, labels, *, features=None, perturbation=None, target=None, clean=None, params=None):
+def evaluate(which, logits, labels, *, features=None, perturbation=None, target=None, clean=None, params=None,
+             memory=None, epoch=0, num_epochs=1):
   """Runs a method's loss on given logits [M, B, C]."""
   size, num_classes = logits.shape[1:]
   perturbation = perturbation or nobody(size)
@@ -25,5 +27,5 @@ def evaluate(which, logits, labels, *, features=None, perturbation=None, target=
   outputs = Outputs(jnp.where(alive[:, None, None], logits, 0), alive, groups)
   batch = Batch(None, jnp.asarray(labels), jnp.arange(size), jnp.ones(size))
   clean_outputs = outputs if clean is None else outputs.replace(logits=clean)
-  context = Context(jnp.int32(0), jnp.int32(0), 1, 1, jax.random.key(0), None, lambda: clean_outputs)
-  return which.loss(params or {}, {}, outputs, batch, Views(None, target, perturbation), context)
+  context = Context(jnp.int32(epoch), jnp.int32(epoch), num_epochs, 1, jax.random.key(0), None, lambda: clean_outputs)
+  return which.loss(params or {}, memory or {}, outputs, batch, Views(None, target, perturbation), context)

@@ -99,3 +99,18 @@ def test_one_device_equals_eight():
   spread = jax.device_put(image, sharding.shard_over_rows(sharding.make_mesh(8)))
   crop = jax.jit(augment.pad_crop_flip())
   np.testing.assert_array_equal(crop(KEY, image), crop(KEY, spread))
+
+
+def test_cutout_blots_out_one_square_around_a_random_place():
+  image = jnp.full((2000, 9, 9, 3), 255, jnp.uint8)
+  cut = augment.pad_crop_flip(padding=0, flip=False, cutout=4, fill=(0.2, 0.4, 0.6))
+  result = np.asarray(jax.jit(cut)(KEY, image))
+  gone = result[..., 0] != 1
+  np.testing.assert_allclose(result[gone], np.broadcast_to([0.2, 0.4, 0.6], (gone.sum(), 3)), rtol=1e-6)
+  rows, columns = gone.any(2), gone.any(1)
+  assert (gone == rows[:, :, None] & columns[:, None, :]).all()
+  # Whole within the image, cut off at its border: 4 long for 6 of the 9 centres, 2 and 3 before, 3 after.
+  for sides in (rows.sum(1), columns.sum(1)):
+    np.testing.assert_allclose(np.bincount(sides, minlength=5) / 2000, [0, 0, 1 / 9, 2 / 9, 6 / 9], atol=0.04)
+  with pytest.raises(ConfigError, match="augment.cutout must be an integer of at least 0, got -1"):
+    augment.pad_crop_flip(cutout=-1)

@@ -8,7 +8,8 @@ import pytest
 
 from jaxdistill.errors import ConfigError
 from jaxdistill.methods import competitive
-from jaxdistill.types import ModelOutput, Outputs, Perturbation, Setup
+from jaxdistill.protocol import Setup
+from jaxdistill.types import ModelOutput, Outputs, Perturbation
 
 
 def test_winner_is_trained_on_cross_entropy_alone(case):
@@ -146,7 +147,7 @@ def test_projection_between_feature_sizes(case):
   which = method("competitive", feature="stage1")
   shape = lambda k, d, h: jax.ShapeDtypeStruct((k, 2, h, h, d), jnp.float32)
   out = lambda k, d, h: ModelOutput(jax.ShapeDtypeStruct((k, 2, 5), jnp.float32), {"stage1": shape(k, d, h)})
-  setup = Setup((), 5, 10, Outputs(None, None, {"a": out(2, 4, 8), "b": out(1, 6, 4)}), {})
+  setup = Setup((), 5, 10, 1, 1, Outputs(None, None, {"a": out(2, 4, 8), "b": out(1, 6, 4)}), {})
   params, _ = which.init(jax.random.key(0), setup)
   assert {k: v.shape for k, v in params.items()} == {"a>b": (2, 1, 4, 6), "b>a": (1, 2, 6, 4)}
   with pytest.raises(ConfigError, match="projector is 'none'"):

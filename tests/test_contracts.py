@@ -10,9 +10,17 @@ import toy
 
 from jaxdistill import checkpoint, registry
 from jaxdistill import cohort as cohort_lib
-from jaxdistill.types import Context, Group
+from jaxdistill.protocol import Context
+from jaxdistill.types import Group
 
 STEPS = 3 * toy.STEPS_PER_EPOCH
+
+# Keys with which a method does within three epochs what it does in a long run; all others run with their defaults.
+KEYS = {"interval": dict(independent_epochs=1, distillation_epochs=1)}
+
+
+def resolve(name):
+  return registry.resolve("methods", name, **KEYS.get(name, {}))
 
 methods = pytest.mark.parametrize("name", registry.list_available("methods"))
 cohorts = pytest.mark.parametrize("kind", ["same", "mixed"])
@@ -30,7 +38,7 @@ def trained(name, kind, devices=1, unroll=False):
 def _trial(name, kind, devices, unroll):
   # A perturbed member in every other step, so that the contracts hold with perturbation too.
   ops = [registry.resolve("perturb", "mixup"), registry.resolve("perturb", "noise")]
-  return toy.Trial(registry.resolve("methods", name), toy.cohort(kind, unroll), devices=devices, ops=ops, every=2)
+  return toy.Trial(resolve(name), toy.cohort(kind, unroll), devices=devices, ops=ops, every=2)
 
 
 @functools.cache
@@ -84,8 +92,8 @@ def test_member_losses_are_uncoupled(name, kind):
     params, stats = ({n: getattr(g, part) for n, g in state.cohort.items()} for part in ("params", "stats"))
     run = lambda images: cohort_lib.forward(t.specs, params, stats, images, jax.random.key(1), train=True)[0]
     outputs = run(views.image)
-    clean_outputs = run(jnp.broadcast_to(clean[None], views.image.shape))
-    context = Context(jnp.int32(8), jnp.int32(2), 5, toy.STEPS_PER_EPOCH, jax.random.key(2),
+    clean_outputs = run(jnp.broadcast_to(clean, views.image.shape))
+    context = Context(jnp.int32(4), jnp.int32(1), toy.EPOCHS, toy.STEPS_PER_EPOCH, jax.random.key(2),
                       lambda variables, images: run(images), lambda: clean_outputs)
     def member(logits):
       return t.method.loss(state.method.params, state.method.memory, outputs.replace(logits=logits), batch, views,
@@ -125,12 +133,16 @@ def test_save_restore_continue_is_continue(name, kind, tmp_path):
 
 @methods
 def test_relabelling_equal_members_permutes_the_result(name):
-  """With unperturbed views, which member is called 0 does not matter."""
-  t = toy.Trial(registry.resolve("methods", name), toy.cohort("same"))
+  """With unperturbed views, which member is called 0 does not matter, unless the method gives members roles."""
+  if not resolve(name).symmetric:
+    pytest.skip("members have roles")
+  t = toy.Trial(resolve(name), toy.cohort("same"))
   order = jnp.array([2, 0, 1])
   permute = lambda group: jax.tree.map(lambda x: x[order], group)
+  # What a method keeps for each member has the member axis in front; nothing else in it is three long.
+  own = lambda state: jax.tree.map(lambda x: x[order] if x.ndim and len(x) == 3 else x, state)
   start = t.initial.replace(cohort={n: Group(*map(permute, (g.params, g.stats, g.opt)))
-                                    for n, g in t.initial.cohort.items()})
+                                    for n, g in t.initial.cohort.items()}, method=own(t.initial.method))
   (plain, plain_history), (permuted, history) = t.run(3), t.run(3, state=t.place(start))
   assert_close(permute(plain.cohort["net"].params), permuted.cohort["net"].params, 1e-4, 1e-5)
   np.testing.assert_allclose(plain_history[-1]["loss"][np.array(order)], history[-1]["loss"], rtol=1e-4)

@@ -11,7 +11,8 @@ import toy
 
 from jaxdistill import step as step_lib
 from jaxdistill.errors import ConfigError
-from jaxdistill.types import Batch, GroupSpec, ModelOutput, Views
+from jaxdistill.protocol import GroupSpec
+from jaxdistill.types import Batch, ModelOutput, Views
 
 
 def test_dml_matches_released_code(golden):
@@ -52,7 +53,7 @@ def test_one_step_equals_a_step_of_the_released_competitive_code(golden, rule, c
   which = method("competitive", teachers="all_better", beta=0.0) if rule == "comp" else method("dml")
   tx = optax.sgd(0.1)
   specs = (GroupSpec("net", Linear(), 3, tx),)
-  state = step_lib.init_state(0, specs, which, tx, (2, 2, 3), 5, 8)
+  state = step_lib.init_state(0, specs, which, tx, (2, 2, 3), 5, 8, steps_per_epoch=1, total_steps=1)
   start = {"Dense_0": {"kernel": jnp.swapaxes(g["w0"], 1, 2), "bias": jnp.asarray(g["b0"])}}
   state = state.replace(cohort={"net": state.cohort["net"].replace(params=start)})
   step = step_lib.make_train_step(specs, which, lambda key, step, batch: (views, images["images"]), method_tx=tx,

@@ -8,7 +8,8 @@ import toy
 
 from jaxdistill import registry, sharding
 from jaxdistill import step as step_lib
-from jaxdistill.types import Mean, Method, Objective, Table
+from jaxdistill.protocol import Method
+from jaxdistill.types import Mean, Objective, Table
 
 ALIVE = np.array([0, 2])
 
@@ -98,7 +99,7 @@ def test_perturbed_member_sees_other_images_and_mixed_labels():
   member, weight = int(seen.perturbation.member), float(seen.perturbation.weight)
   others = [m for m in range(3) if m != member]
   for m in others:
-    np.testing.assert_array_equal(seen.image[m], clean)
+    np.testing.assert_array_equal(seen.image[m], clean[0])
     np.testing.assert_array_equal(seen.target[m], jax.nn.one_hot(batch.label, toy.CLASSES))
   partner = np.array(seen.perturbation.permutation)
   np.testing.assert_allclose(seen.image[member], weight * clean + (1 - weight) * clean[partner], rtol=1e-4, atol=1e-5)

@@ -52,7 +52,7 @@ def test_metrics_have_the_documented_form(finished):
   names = {f"{m}/{name}" for name in MEMBERS for m in ("ce", "kl", "feature", "loss", "top1", "wins", "perturbed", "skipped")}
   assert set(train[0]) == {"step", "epoch", "split"} | names
   assert set(test[0]) == {"step", "epoch", "split"} | {f"{m}/{name}" for name in (*MEMBERS, "ensemble")
-                                                       for m in ("top1", "top5", "nll")}
+                                                       for m in ("top1", "top5", "nll", "ece", "aurc")}
   for line in train:
     assert sum(line[f"wins/{name}"] for name in MEMBERS) == pytest.approx(1)
     assert sum(line[f"perturbed/{name}"] for name in MEMBERS) == pytest.approx(0.5)

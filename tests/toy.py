@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdistill import augment, pool, sharding
+from jaxdistill import augment, optim, pool, sharding
 from jaxdistill import step as step_lib
 from jaxdistill import views as views_lib
 from jaxdistill.models import layers
-from jaxdistill.types import Batch, GroupSpec, ModelOutput
+from jaxdistill.protocol import GroupSpec
+from jaxdistill.survey import Surveyor
+from jaxdistill.types import Batch, ModelOutput
 
-SHAPE, CLASSES, EXAMPLES, BATCH, STEPS_PER_EPOCH = (8, 8, 3), 5, 64, 16, 4
+SHAPE, CLASSES, EXAMPLES, BATCH, STEPS_PER_EPOCH, EPOCHS = (8, 8, 3), 5, 64, 16, 4, 4
 
 
 class Net(nn.Module):
@@ -32,9 +34,9 @@ class Net(nn.Module):
     return ModelOutput(nn.Dense(self.num_classes)(features["pooled"]), features)
 
 
-def optimizer(learning_rate=0.1):
-  return optax.chain(optax.clip_by_global_norm(1.0), optax.add_decayed_weights(5e-4),
-                     optax.sgd(learning_rate, momentum=0.9, nesterov=True))
+def optimizer(**keys):
+  return optim.make_optimizer(**{**dict(learning_rate=0.1, clip_norm=1.0, schedule="constant"), **keys},
+                              steps_per_epoch=STEPS_PER_EPOCH, total_steps=EPOCHS * STEPS_PER_EPOCH)
 
 
 def cohort(kind="mixed", unroll=False, tx=None):
@@ -62,10 +64,11 @@ def batches(start, stop):
     yield Batch(image[index], label[index], index, np.ones(BATCH, np.float32))
 
 
-def make_views(num_members, ops=(), every=1):
+def make_views(num_members, ops=(), every=1, per_member=False):
   return views_lib.make_views(
       lambda key, image: augment.to_float(image), pool.make_perturb(ops, num_members=num_members, every=every),
-      mean=(0.5,) * 3, std=(0.25,) * 3, num_members=num_members, num_classes=CLASSES)
+      mean=(0.5,) * 3, std=(0.25,) * 3, members=[str(m) for m in range(num_members)], num_classes=CLASSES,
+      per_member=per_member)
 
 
 class Trial:
@@ -74,11 +77,17 @@ class Trial:
   def __init__(self, method, specs, *, devices=1, ops=(), every=1, update="simultaneous"):
     self.method, self.specs = method, specs
     num_members = sum(spec.size for spec in specs)
-    tx = method.tx or optimizer()
+    tx = method.tx(optimizer)
     self.mesh = sharding.make_mesh(devices)
-    self._init = jax.jit(lambda: step_lib.init_state(0, specs, method, tx, SHAPE, CLASSES, EXAMPLES))
+    self._init = jax.jit(lambda: step_lib.init_state(0, specs, method, tx, SHAPE, CLASSES, EXAMPLES,
+                                                         steps_per_epoch=STEPS_PER_EPOCH,
+                                                         total_steps=EPOCHS * STEPS_PER_EPOCH))
     self.step = step_lib.make_train_step(specs, method, make_views(num_members, ops, every), method_tx=tx,
-                                         steps_per_epoch=STEPS_PER_EPOCH, num_epochs=5, update=update)
+                                         steps_per_epoch=STEPS_PER_EPOCH, num_epochs=EPOCHS, update=update)
+    # Small enough for a padded remainder.
+    self.surveyor = Surveyor(specs, method, mean=(0.5,) * 3, std=(0.25,) * 3, mesh=self.mesh, batch_size=24)
+    self.splits = {"train": sharding.put_replicated(self.mesh, data()),
+                   "holdout": sharding.put_replicated(self.mesh, [part[:20] for part in data()])}
     self.traces = 0
     self._jitted = jax.jit(self._traced)
 
@@ -96,7 +105,9 @@ class Trial:
   def run(self, steps, state=None, start=0):
     """Returns (state, metrics of every step) after steps `start` to `steps`."""
     state, history = self.initial if state is None else state, []
-    for batch in batches(start, steps):
+    for step, batch in enumerate(batches(start, steps), start):
+      if step % STEPS_PER_EPOCH == 0:
+        state = self.surveyor.run(state, self.splits, step // STEPS_PER_EPOCH)
       state, metrics = self._jitted(state, jax.device_put(batch, sharding.shard_over_rows(self.mesh)))
       history.append({name: mean.value() for name, mean in jax.device_get(metrics).items()})
     return state, history

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from jaxdistill import losses, metrics, targets
 from jaxdistill.errors import ConfigError, require_choice, require_not_negative, require_positive
-from jaxdistill.types import Method, Objective, Outputs, Setup
+from jaxdistill.protocol import Method, Setup
+from jaxdistill.types import Objective, Outputs
 
 CHOICES = dict(
     teachers=("winner_only", "all_better"), metric=("ce_own", "ce_clean", "accuracy"), scope=("batch", "sample"),

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from jaxdistill import losses
 from jaxdistill.errors import require_choice, require_not_negative, require_positive
-from jaxdistill.types import Method, Objective
+from jaxdistill.protocol import Method
+from jaxdistill.types import Objective
 
 
 def dml(*, weight: float = 1.0, temperature: float = 1.0, reduce: str = "mean",

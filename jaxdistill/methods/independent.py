@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 
 from jaxdistill import losses
-from jaxdistill.types import Method, Objective
+from jaxdistill.protocol import Method
+from jaxdistill.types import Objective
 
 
 def independent() -> Method:
