@@ -1,0 +1,19 @@
+"""PS-KD: ResNet-18 on CIFAR-100, row 4 of Table 1 of progressive self-distillation with mutual features.
+
+    python -m jaxdistill.main --config=configs/cifar100_self_kd_pskd.py --config.data.dir=DIR
+
+Rows 9 to 24 are the same with `--config.cohort.resnet18.model=resnet.resnet50` or `resnet.resnext50`, and
+`--config.cohort.resnet18.stem=cifar`. Recipe: batch 128, SGD with Nesterov momentum 0.9, learning rate 0.1, weight
+decay 5e-4; epochs and decay points are not stated: 300, 150 and 225, those of PS-KD, here.
+
+Paper: top-1 error 19.94 %, top-5 error 4.79 %, NLL 0.79, ECE 4.21 %, AURC 50.44e-3. Not yet run in full.
+"""
+
+from jaxdistill import presets
+from jaxdistill.config import group
+
+
+def get_config():
+  config = presets.cifar("cifar100", "progressive_self_kd", ps_kd=True, byot=False, dmfl=False)
+  config.cohort.resnet18 = group("resnet.resnet18", stem="cifar")
+  return presets.step_decay(config, epochs=300.0, weight_decay=5e-4)
