@@ -113,15 +113,21 @@ def test_every_config_runs_two_steps(path, tmp_path):
   config = config_lib.load(str(path))
   overrides = ["steps=2", "batch_size=16", "perturb.every=1", "mesh.devices=1"]
   if config.data.name != "digits":
-    data = save_arrays(tmp_path / "data.npz")
-    overrides += ["data.name=npz", f"data.path={data}", "data.num_classes=100"]
+    data = save_arrays(tmp_path / "data.npz", labels_train=np.arange(64) % 8, labels_test=np.arange(24) % 8)
+    overrides += ["data.name=npz", f"data.path={data}", "data.num_classes=8"]
+  if config.holdout:
+    overrides += ["holdout=16"]
+  if "independent_epochs" in config.method:  # a run of whole cycles
+    overrides += ["steps=4", "batch_size=32", "method.independent_epochs=1", "method.distillation_epochs=1"]
   for name, group in config.cohort.items():
-    if group.model.startswith("resnet_cifar"):
+    if group.model.startswith("resnet"):
       overrides += [f"cohort.{name}.model=resnet_cifar.resnet8", f"cohort.{name}.width=4"]
+    elif group.model.startswith("wide_resnet"):
+      overrides += [f"cohort.{name}.depth=8", f"cohort.{name}.widen=1"]
     elif group.model.startswith("mobilenet"):
       overrides += [f"cohort.{name}.width=0.1"]
   config_lib.override(config, overrides)
   summary = jaxdistill.train(config, tmp_path / "run", quiet=True)
-  assert summary["steps"] == 2 and len(summary["members"]) == sum(g.members for g in config.cohort.values())
+  assert summary["steps"] == config.steps and len(summary["members"]) == sum(g.members for g in config.cohort.values())
   train = [line for line in runs.metrics(tmp_path / "run") if line["split"] == "train"]
   assert train and all(np.isfinite(train[-1][f"loss/{name}"]) for name in summary["members"])
