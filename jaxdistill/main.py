@@ -54,7 +54,8 @@ def run(argv: list[str]) -> None:
                       "python -m jaxdistill.main --config=FILE [--config.KEY=VALUE ...] [--workdir=DIR]")
   # Imported late: they pull in jax, and a wrong command line should be told at once.
   from jaxdistill import config as config_lib
-  from jaxdistill import trainer
+  from jaxdistill import sharding, trainer
+  sharding.keep_order_on_cpu()
   config = config_lib.load(_CONFIG.value, [arg.removeprefix(prefix) for arg in rest])
   workdir = _WORKDIR.value or f"runs/{Path(_CONFIG.value).stem}/{time.strftime('%Y%m%d-%H%M%S')}"
   trainer.train(config, workdir, stop=_stop_on_signals())

@@ -52,6 +52,8 @@ def list_available(kind: str) -> tuple[str, ...]:
     return tuple(sorted(_factories(package)))
   names = []
   for info in pkgutil.iter_modules(package.__path__):
+    if info.name == "layers":  # blocks that components share
+      continue
     for function in _factories(importlib.import_module(f"{package.__name__}.{info.name}")):
       names.append(info.name if function == info.name else f"{info.name}.{function}")
   return tuple(sorted(names))

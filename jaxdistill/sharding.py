@@ -4,6 +4,8 @@ Batches are split over the `data` axis, everything else is on every device; batc
 are global under `jit`, so results do not depend on the number of devices beyond rounding.
 """
 
+import logging
+import os
 from typing import Any
 
 import jax
@@ -15,6 +17,21 @@ from jaxdistill.types import PyTree, Table
 
 DATA = "data"
 
+# Where a CPU plays several devices, each of them runs independent operations in an order of its own: a collective in
+# the branch of a conditional and one outside of it then wait for each other for ever, half of the devices in either.
+# Without this scheduler all keep the program's order. It has to be a flag of the process: as an option of a single
+# compilation it is lost when the program comes from the compilation cache.
+_IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+_log = logging.getLogger(__name__)
+
+
+def keep_order_on_cpu() -> None:
+  """Makes a CPU that plays several devices run them in one order; call it before the first computation."""
+  flags = os.environ.get("XLA_FLAGS", "")
+  several = "host_platform_device_count" in flags or "JAX_NUM_CPU_DEVICES" in os.environ
+  if several and "xla_cpu_enable_concurrency_optimized_scheduler" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} {_IN_ORDER}".strip()
+
 
 def make_mesh(num_devices: int = 0) -> Mesh:
   """Makes the one-dimensional mesh over `num_devices` devices (0: all there are).
@@ -25,6 +42,8 @@ def make_mesh(num_devices: int = 0) -> Mesh:
   available = jax.devices()
   require(0 <= num_devices <= len(available), f"mesh.devices is {num_devices}, but there are {len(available)}")
   devices = available[:num_devices or None]
+  if len(devices) > 1 and devices[0].platform == "cpu" and _IN_ORDER not in os.environ.get("XLA_FLAGS", ""):
+    _log.warning("several CPU devices may deadlock: set XLA_FLAGS to '%s' besides their number", _IN_ORDER)
   # Explicit axes, the default of make_mesh, do not work with vmapped convolutions.
   return jax.make_mesh((len(devices),), (DATA,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
 

@@ -22,8 +22,20 @@ KEYS = {"interval": dict(independent_epochs=1, distillation_epochs=1)}
 def resolve(name):
   return registry.resolve("methods", name, **KEYS.get(name, {}))
 
-methods = pytest.mark.parametrize("name", registry.list_available("methods"))
+METHODS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in registry.list_available("methods")]
 cohorts = pytest.mark.parametrize("kind", ["same", "mixed"])
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def name(request):
+  """A method: all its contracts run one after the other in one process, and then its compiled steps go.
+
+  What XLA compiles on a CPU holds memory maps, of which a process may have only so many.
+  """
+  yield request.param
+  _trial.cache_clear()
+  _trained.cache_clear()
+  jax.clear_caches()
 
 
 def trial(name, kind, devices=1, unroll=False):
@@ -51,7 +63,6 @@ def assert_close(first, second, rtol, atol):
                toy.arrays(second))
 
 
-@methods
 @cohorts
 def test_state_type_is_a_fixed_point(name, kind):
   before, (after, _) = trial(name, kind).initial, trained(name, kind)
@@ -62,14 +73,12 @@ def test_state_type_is_a_fixed_point(name, kind):
   assert int(after.step) == STEPS
 
 
-@methods
 @cohorts
 def test_traced_once(name, kind):
   trained(name, kind)
   assert trial(name, kind).traces == 1
 
 
-@methods
 @cohorts
 def test_finite_and_falling(name, kind):
   state, history = trained(name, kind)
@@ -79,7 +88,6 @@ def test_finite_and_falling(name, kind):
   assert not np.any([h["skipped"] for h in history])
 
 
-@methods
 @cohorts
 def test_member_losses_are_uncoupled(name, kind):
   """The Jacobian of `member` with respect to all logits is block-diagonal, perturbed or not."""
@@ -103,7 +111,6 @@ def test_member_losses_are_uncoupled(name, kind):
     np.testing.assert_array_equal(jacobian * (1 - np.eye(num_members)), 0)
 
 
-@methods
 @cohorts
 def test_one_device_equals_eight(name, kind):
   one, eight = trained(name, kind), trained(name, kind, devices=8)
@@ -112,7 +119,6 @@ def test_one_device_equals_eight(name, kind):
   assert_close(one[0].cohort, eight[0].cohort, 2e-2, 2e-3)
 
 
-@methods
 @cohorts
 def test_member_mappings_agree(name, kind):
   vmapped, unrolled = trained(name, kind), trained(name, kind, unroll=True)
@@ -120,7 +126,6 @@ def test_member_mappings_agree(name, kind):
   assert_close(vmapped[0].cohort, unrolled[0].cohort, 2e-2, 2e-3)
 
 
-@methods
 @cohorts
 def test_save_restore_continue_is_continue(name, kind, tmp_path):
   t, (after, _) = trial(name, kind), trained(name, kind)
@@ -131,7 +136,6 @@ def test_save_restore_continue_is_continue(name, kind, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, toy.arrays(after), toy.arrays(continued))
 
 
-@methods
 def test_relabelling_equal_members_permutes_the_result(name):
   """With unperturbed views, which member is called 0 does not matter, unless the method gives members roles."""
   if not resolve(name).symmetric:

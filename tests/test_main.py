@@ -96,7 +96,7 @@ def test_help_lists_flags_and_components(monkeypatch, capfd):
   monkeypatch.setattr(sys, "argv", ["main", "--help"])
   assert main.main() == 0
   said = capfd.readouterr().out
-  assert "--workdir" in said and "methods: competitive, dml, independent" in said and "resnet_cifar.resnet32" in said
+  assert "--workdir" in said and "methods: byot, competitive, dml, ffsd, independent" in said and "resnet_cifar.resnet32" in said
 
 
 def test_no_config_and_debug(command, monkeypatch, capfd):

@@ -102,7 +102,7 @@ def test_perturbed_member_sees_other_images_and_mixed_labels():
     np.testing.assert_array_equal(seen.image[m], clean[0])
     np.testing.assert_array_equal(seen.target[m], jax.nn.one_hot(batch.label, toy.CLASSES))
   partner = np.array(seen.perturbation.permutation)
-  np.testing.assert_allclose(seen.image[member], weight * clean + (1 - weight) * clean[partner], rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(seen.image[member], weight * clean[0] + (1 - weight) * clean[0, partner], rtol=1e-4, atol=1e-5)
   expected = weight * np.eye(toy.CLASSES)[batch.label] + (1 - weight) * np.eye(toy.CLASSES)[batch.label[partner]]
   np.testing.assert_allclose(seen.target[member], expected, rtol=1e-5, atol=1e-6)
   untouched, clean = views(jax.random.key(0), jnp.int32(1), batch)
