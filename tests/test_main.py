@@ -57,6 +57,13 @@ def save_arrays(path, **changes):
     (["--config.data.name=cifar.cifar100", "--config.data.dir=/nowhere"], "the directory /nowhere does not exist"),
     (["--config.data.name=npz", "--config.data.path=/nowhere.npz"], "/nowhere.npz: there is no such file"),
     (["--config.cohort.convnet.model=wide_resnet.wrn", "--config.cohort.convnet.depth=17"], "cohort.convnet: depth must be 6n + 4"),
+    (["--config.method.name=kdcl.general"], "method kdcl.general needs examples that are not trained on: set holdout to their number"),
+    (["--config.method.name=kdcl.general", "--config.holdout=2000"], "holdout 2000 takes 200 examples of class 0, of which digits has 142"),
+    (["--config.method.name=ffsd", "--config.method.leader=boss"], "method: leader 'boss' is no member: members are convnet.0"),
+    (["--config.method.name=ffsd", "--config.cohort.resnet8.members=2"], "method: the common students must have one architecture: stage1"),
+    (["--config.method.name=interval"], "method: cycles of 10 + 30 epochs do not fit a run of 30 epochs: set epochs to 40 or 80"),
+    (["--config.method.name=byot", "--config.method.stages=stage9"], "method: stages: 'stage9' is not a feature of convnet: it has"),
+    (["--config.views=mine"], "views must be shared or per_member, got 'mine'"),
     (["--lr=1"], "command line: unknown argument '--lr=1'"),
     (["--debug=perhaps"], "command line: ")])
 def test_bad_input_is_refused_in_one_line(command, tmp_path, args, message):
