@@ -1,7 +1,9 @@
 """Times the train step of a config under other member mappings and steps per dispatch, side by side in one process.
 
     python benchmarks/step.py --config=configs/cifar100_competitive.py --variants=vmap:1,unroll:1,vmap:10
+    python benchmarks/step.py --variants=vmap:1:independent,vmap:1:dml,vmap:1:ffsd --config.cohort.resnet32.members=3
 
+A variant is mapping:steps, or mapping:steps:method for a method other than the config's.
 Images are random. Variants take turns, so that a noisy machine slows all of them alike; the table gives the median
 and its ratio to the first variant. `--torch` adds the same step in eager PyTorch, in turns as well. `--config.key=value`
 overrides the config; `--json=FILE` writes the numbers.
@@ -20,7 +22,7 @@ from jaxdistill import sharding
 from jaxdistill import step as step_lib
 
 _CONFIG = flags.DEFINE_string("config", "configs/cifar100_competitive.py", "Config whose step is timed.")
-_VARIANTS = flags.DEFINE_list("variants", ["vmap:1", "unroll:1", "vmap:5"], "mapping:steps per dispatch, ...")
+_VARIANTS = flags.DEFINE_list("variants", ["vmap:1", "unroll:1", "vmap:5"], "mapping:steps per dispatch[:method], ...")
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed calls of each variant.")
 _TORCH = flags.DEFINE_bool("torch", False, "Time eager PyTorch as well.")
 _JSON = flags.DEFINE_string("json", "", "File for the numbers.")
@@ -28,10 +30,12 @@ _JSON = flags.DEFINE_string("json", "", "File for the numbers.")
 EXAMPLES, NUM_CLASSES = 5000, 100
 
 
-def jax_variant(config, mapping, count):
+def jax_variant(config, mapping, count, method):
   """Returns (run one dispatch, steps it runs, compile seconds)."""
   config = config.copy_and_resolve_references()
   config.mapping = mapping
+  if method:
+    config_lib.override(config, [f"method.name={method}"])
   experiment = build_lib.build(config)
   plan = experiment.plan
   resident = step_lib.make_resident_step(experiment.train_step, experiment.mesh, batch_size=config.batch_size,
@@ -54,8 +58,8 @@ def main(argv):
   config.data = config_lib.component("data", "random_images:cifar", examples=EXAMPLES, num_classes=NUM_CLASSES)
   variants = {}
   for text in _VARIANTS.value:
-    mapping, count = text.split(":")
-    variants[text] = jax_variant(config, mapping, int(count))
+    mapping, count, *method = text.split(":")
+    variants[text] = jax_variant(config, mapping, int(count), *(method or [""]))
   if _TORCH.value:
     import torch_step
     variants["torch eager"] = torch_step.variant(config, NUM_CLASSES, EXAMPLES)
@@ -70,12 +74,12 @@ def main(argv):
   rows, first = {}, None
   cohort = " + ".join(f"{g.members} {name}" for name, g in config.cohort.items())
   print(f"{config.method.name}, {cohort}, batch {config.batch_size}, {config.dtype}, {jax.devices()[0].device_kind}")
-  print(f"{'variant':16} {'ms/step':>9} {'ratio':>6} {'images/s':>9} {'compile s':>9}")
+  print(f"{'variant':28} {'ms/step':>9} {'ratio':>6} {'images/s':>9} {'compile s':>9}")
   for name, values in times.items():
     ms = 1e3 * float(np.median(values))
     first = first or ms
     rows[name] = {"ms": ms, "ratio": ms / first, "compile_s": variants[name][2]}
-    print(f"{name:16} {ms:9.1f} {ms / first:6.2f} {1e3 * config.batch_size / ms:9.0f} {variants[name][2]:9.1f}")
+    print(f"{name:28} {ms:9.1f} {ms / first:6.2f} {1e3 * config.batch_size / ms:9.0f} {variants[name][2]:9.1f}")
   if _JSON.value:
     with open(_JSON.value, "w") as file:
       json.dump({"config": config.to_dict(), "backend": jax.default_backend(), "variants": rows}, file, indent=1, default=str)

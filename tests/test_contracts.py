@@ -111,17 +111,16 @@ def test_member_losses_are_uncoupled(name, kind):
     np.testing.assert_array_equal(jacobian * (1 - np.eye(num_members)), 0)
 
 
-@cohorts
-def test_one_device_equals_eight(name, kind):
-  one, eight = trained(name, kind), trained(name, kind, devices=8)
+def test_one_device_equals_eight(name):
+  """On the mixed cohort, which has stacked members as well; compiling another one would show nothing new."""
+  one, eight = trained(name, "mixed"), trained(name, "mixed", devices=8)
   # Rounding differs between the two and grows with every step of training.
   assert_close(one[1][0], eight[1][0], 1e-4, 1e-5)
   assert_close(one[0].cohort, eight[0].cohort, 2e-2, 2e-3)
 
 
-@cohorts
-def test_member_mappings_agree(name, kind):
-  vmapped, unrolled = trained(name, kind), trained(name, kind, unroll=True)
+def test_member_mappings_agree(name):
+  vmapped, unrolled = trained(name, "mixed"), trained(name, "mixed", unroll=True)
   assert_close(vmapped[1][0], unrolled[1][0], 1e-4, 1e-5)
   assert_close(vmapped[0].cohort, unrolled[0].cohort, 2e-2, 2e-3)
 

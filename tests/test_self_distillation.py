@@ -135,6 +135,15 @@ def test_the_whole_objective_matches_the_reference(golden):
   np.testing.assert_allclose(total, g["total_default"], **VALUE)
 
 
+def test_the_printed_direction_of_the_kl_matches_the_reference(golden):
+  g = golden("19_dmfl_reference")
+  kl = lambda z: shallow_loss(z, g["feats"], g["labels"], layers.Shallow(printed_kl=True))["kl"]
+  np.testing.assert_allclose(kl(g["logits"]), g["kd_literal"].sum(), **VALUE)
+  grad = np.asarray(jax.grad(kl)(jnp.asarray(g["logits"])))
+  np.testing.assert_array_equal(grad[3], 0)
+  assert np.abs(grad[:3]).max(axis=(1, 2)).min() > 1e-3
+
+
 ROWS = [dict(ps_kd=a, byot=b, dmfl=c) for a in (False, True) for b in (False, True) for c in (False, True)]
 
 

@@ -205,6 +205,13 @@ class Shallow(NamedTuple):
   hint_reduce: str = "sum"
   mutual_weight: float = 0.0
   mutual_temperature: float = 1.0
+  printed_kl: bool = False
+
+
+def _shallow_kl(shallow: Shallow, logits: jax.Array, deepest: jax.Array) -> jax.Array:
+  if shallow.printed_kl:
+    return losses.kl_divergence(deepest, logits)
+  return losses.kl_divergence(logits, deepest, shallow.temperature)
 
 
 def _shallow_losses(shallow: Shallow, results: dict, outputs: Outputs, target: jax.Array) -> dict[str, jax.Array]:
@@ -219,8 +226,7 @@ def _shallow_losses(shallow: Shallow, results: dict, outputs: Outputs, target: j
     detached = jax.lax.stop_gradient
     if shallow.classify:
       parts["shallow_ce"].append(sum(losses.soft_cross_entropy(z, own).mean(axis=1) for z in logits))
-      divergence = lambda z: losses.kl_divergence(z, detached(deepest), shallow.temperature).mean(axis=1)
-      parts["kl"].append(sum(map(divergence, logits)))
+      parts["kl"].append(sum(_shallow_kl(shallow, z, detached(deepest)).mean(axis=1) for z in logits))
       hints = sum(jax.vmap(losses.byot_hint)(f, detached(features)) for f in pooled)
       parts["hint"].append(hints.sum(axis=1) if shallow.hint_reduce == "sum" else hints.mean(axis=1))
     if shallow.mutual_weight:

@@ -8,8 +8,8 @@ from jaxdistill.protocol import Method
 def progressive_self_kd(*, ps_kd: bool = True, byot: bool = True, dmfl: bool = True, past_alpha: float = 0.8,
                         schedule: str = "linear", source: str = "table", dtype: str = "float32", top_k: int = 0,
                         alpha: float = 0.1, temperature: float = 3.0, hint_weight: float = 1e-6,
-                        hint_reduce: str = "sum", mutual_weight: float = 1.0, mutual_temperature: float = 1.0,
-                        stages: tuple[str, ...] = ()) -> Method:
+                        hint_reduce: str = "sum", kl: str = "teacher", mutual_weight: float = 1.0,
+                        mutual_temperature: float = 1.0, stages: tuple[str, ...] = ()) -> Method:
   """Trains every member on labels softened by its past, with shallow classifiers and mutual features.
 
       L = CE(p_N, y') + L_selfKD + L_DMFL
@@ -26,6 +26,7 @@ def progressive_self_kd(*, ps_kd: bool = True, byot: bool = True, dmfl: bool = T
     dmfl: mutual features; without `byot` the branches end in their pooled features.
     past_alpha, schedule, source, dtype, top_k: see the method of the past predictions alone: alpha is 0.8 at the end.
     alpha, temperature, hint_weight, hint_reduce, stages: see the method of the shallow classifiers alone.
+    kl: "teacher", T^2 KL(p_N || p_i) as above, or "printed", KL(p_i || p_N) at T = 1 as in equation 2; p_N is detached.
     mutual_weight: of L_DMFL.
     mutual_temperature: of the features' softmax.
 
@@ -35,17 +36,19 @@ def progressive_self_kd(*, ps_kd: bool = True, byot: bool = True, dmfl: bool = T
   Reference:
     S. Chottananurak, J. Jeong, D. Kabir, T. Phisannupawong: Progressive Self-Knowledge Distillation with Mutual
     Learning, equations 1 to 3.
-  Differs from the paper: the KL of L_selfKD is printed from P_i to P_N and here trains P_i towards the detached P_N,
-    with T^2, as the method it builds on does; the paper says constant alpha = 0.8 in its text, for which there is
+  Differs from the paper: the KL of L_selfKD is printed as KL(P_i || P_N), here it is that of the method it builds on,
+    see `kl`; the paper says constant alpha = 0.8 in its text, for which there is
     `schedule`, and cites the method whose alpha rises.
   """
   require(0 <= past_alpha <= 1, f"past_alpha must lie in 0..1, got {past_alpha}")
   require(0 <= alpha <= 1, f"alpha must lie in 0..1, got {alpha}")
   require_positive(temperature=temperature, mutual_temperature=mutual_temperature, mutual_weight=mutual_weight)
   require_not_negative(hint_weight=hint_weight)
-  require_choice(schedule=(schedule, ("linear", "constant")), hint_reduce=(hint_reduce, ("sum", "mean")))
+  require_choice(schedule=(schedule, ("linear", "constant")), hint_reduce=(hint_reduce, ("sum", "mean")),
+                 kl=(kl, ("teacher", "printed")))
   past = layers.make_past(source, dtype, top_k) if ps_kd else None
   target = layers.softened(past, past_alpha, schedule) if past else None
-  shallow = layers.Shallow(tuple(stages), byot, alpha, temperature, hint_weight, hint_reduce,
-                           mutual_weight if dmfl else 0.0, mutual_temperature) if byot or dmfl else None
+  shallow = layers.Shallow(
+      tuple(stages), byot, alpha, temperature, hint_weight, hint_reduce, mutual_weight if dmfl else 0.0,
+      mutual_temperature, kl == "printed") if byot or dmfl else None
   return layers.self_taught(past, target, shallow, 2 - alpha if byot else 1.0)
