@@ -172,11 +172,13 @@ def _swaps(key: str) -> bool:
 
 
 def _swap(section: ConfigDict, leaf: str, where: str, name: str) -> None:
-  """Gives a section another component: keywords the new factory has too keep their values."""
+  """Gives a section another component: keywords of one name and type keep their values."""
   kind, given = ("models", ("num_classes", "dtype")) if where == "cohort" else (COMPONENTS[where], ())
   old = section.to_dict()
   known = registry.defaults(kind, name)
-  filled = _filled(kind, name, given, {k: v for k, v in old.items() if k in known})
+  # A keyword of the same name may be something else there, such as a factor and a number of channels.
+  kept = {k: v for k, v in old.items() if k in known and type(v) is type(known[k])}
+  filled = _filled(kind, name, given, kept)
   for key in old.keys() - {leaf, "members"}:
     del section[key]
   section.update({leaf: name, **filled})
