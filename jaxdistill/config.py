@@ -177,7 +177,8 @@ def _swap(section: ConfigDict, leaf: str, where: str, name: str) -> None:
   old = section.to_dict()
   known = registry.defaults(kind, name)
   # A keyword of the same name may be something else there, such as a factor and a number of channels.
-  kept = {k: v for k, v in old.items() if k in known and type(v) is type(known[k])}
+  fits = lambda k, v: known[k] is inspect.Parameter.empty or type(v) is type(known[k])
+  kept = {k: v for k, v in old.items() if k in known and fits(k, v)}
   filled = _filled(kind, name, given, kept)
   for key in old.keys() - {leaf, "members"}:
     del section[key]
