@@ -12,9 +12,16 @@ from jaxdistill.protocol import GroupSpec, Method
 from jaxdistill.types import TrainState
 
 
-def make_prepare(mean, std) -> Callable:
-  """Returns uint8[B, H, W, 3] -> normalised f32[B, H, W, 3], as evaluation and surveys feed it."""
-  return lambda image: augment.normalize(augment.to_float(image), mean, std)
+def make_forward(specs: Sequence[GroupSpec], mean, std) -> Callable:
+  """Returns (cohort, image uint8[B, H, W, 3]) -> Outputs: all members on the same images, in evaluation mode."""
+  members = len(cohort_lib.member_names(specs))
+
+  def forward(cohort, image):
+    image = augment.normalize(augment.to_float(image), mean, std)
+    params, stats = ({name: getattr(group, part) for name, group in cohort.items()} for part in ("params", "stats"))
+    images = jnp.broadcast_to(image[None], (members, *image.shape))
+    return cohort_lib.forward(specs, params, stats, images, jax.random.key(0), train=False)[0]
+  return forward
 
 
 def padded_batches(num_examples: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -31,15 +38,11 @@ def make_eval_step(specs: Sequence[GroupSpec], method: Method, *, mean, std, mes
     (cohort, method state, image uint8[N, H, W, 3], label i32[N], index i32[B]) -> name -> metric -> f32[B], for
     every member and every prediction of the method.
   """
-  names, prepare = cohort_lib.member_names(specs), make_prepare(mean, std)
+  names, forward = cohort_lib.member_names(specs), make_forward(specs, mean, std)
 
   def eval_step(cohort, method_state, image, label, index):
     index = sharding.constrain_rows(mesh, index)
-    image, label = prepare(image[index]), label[index]
-    params = {name: group.params for name, group in cohort.items()}
-    stats = {name: group.stats for name, group in cohort.items()}
-    images = jnp.broadcast_to(image[None], (len(names), *image.shape))
-    outputs, _ = cohort_lib.forward(specs, params, stats, images, jax.random.key(0), train=False)
+    outputs, label = forward(cohort, image[index]), label[index]
     scores = {name: jnp.where(outputs.alive[m], outputs.logits[m], jnp.nan) for m, name in enumerate(names)}
     predicted = method.predict(method_state.params, method_state.memory, outputs)
     # log(p) are logits of the same distribution; clipped, as a probability may underflow to 0.

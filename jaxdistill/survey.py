@@ -4,9 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxdistill import cohort as cohort_lib
 from jaxdistill import evaluate, sharding
 from jaxdistill.protocol import GroupSpec, Method, Survey
 from jaxdistill.types import Batch, TrainState
@@ -25,8 +23,8 @@ class Surveyor:
       mesh: device mesh.
       batch_size: examples of a batch, a multiple of the number of devices.
     """
-    self._specs, self._surveys, self._mesh, self._batch_size = specs, method.surveys, mesh, batch_size
-    self._prepare = evaluate.make_prepare(mean, std)
+    self._surveys, self._mesh, self._batch_size = method.surveys, mesh, batch_size
+    self._forward = evaluate.make_forward(specs, mean, std)
     self._functions: dict[int, tuple[Callable, ...]] = {}
 
   def due(self, epoch: int) -> bool:
@@ -69,9 +67,5 @@ class Surveyor:
     def collect(cohort, memory, collected, image, label, index, mask):
       index, mask = sharding.constrain_rows(self._mesh, (index, mask))
       image, label = image[index], label[index]
-      params, stats = ({name: getattr(group, part) for name, group in cohort.items()} for part in ("params", "stats"))
-      members = len(cohort_lib.member_names(self._specs))
-      images = jnp.broadcast_to(self._prepare(image)[None], (members, *image.shape))
-      outputs, _ = cohort_lib.forward(self._specs, params, stats, images, jax.random.key(0), train=False)
-      return survey.collect(collected, memory, outputs, Batch(image, label, index, mask))
+      return survey.collect(collected, memory, self._forward(cohort, image), Batch(image, label, index, mask))
     return collect
