@@ -101,16 +101,16 @@ def member_conv(lhs: jax.Array, rhs: jax.Array, window_strides, padding, **geome
   return call(lhs, rhs)
 
 
-def conv(features: int, kernel: int, stride: int = 1, *, groups: int = 1,
-         dtype: Any = jnp.float32) -> nn.Conv:
-  """Returns a convolution without bias, padded by half its kernel on every side as PyTorch does."""
+def conv(features: int, kernel: int, stride: int = 1, *, groups: int = 1, dtype: Any = jnp.float32, bias: bool = False,
+         padding: int | None = None, name: str | None = None) -> nn.Conv:
+  """Returns a convolution padded by half its kernel on every side, or by `padding`, as PyTorch does."""
   # SAME would pad a strided 3x3 convolution on one side only.
-  pad = (kernel - 1) // 2
-  return nn.Conv(features, (kernel, kernel), (stride, stride), padding=((pad, pad),) * 2, use_bias=False,
+  pad = (kernel - 1) // 2 if padding is None else padding
+  return nn.Conv(features, (kernel, kernel), (stride, stride), padding=((pad, pad),) * 2, use_bias=bias,
                  feature_group_count=groups, dtype=dtype, conv_general_dilated=member_conv,
-                 kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
+                 kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), name=name)
 
 
-def batch_norm(train: bool, dtype: Any = jnp.float32) -> nn.BatchNorm:
+def batch_norm(train: bool, dtype: Any = jnp.float32, *, epsilon: float = 1e-5, name: str | None = None) -> nn.BatchNorm:
   """Returns batch normalisation with PyTorch's constants; running variances stay biased, as Flax has them."""
-  return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype)
+  return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=epsilon, dtype=dtype, name=name)

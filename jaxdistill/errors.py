@@ -1,6 +1,7 @@
 """Errors that end a run with one clear line, and the exit code each of them carries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import sys
 
 
@@ -70,6 +71,15 @@ def run_command(command: Callable[[], None], debug: Callable[[], bool] = lambda:
   return 0
 
 
+@contextlib.contextmanager
+def naming(section: str) -> Iterator[None]:
+  """Puts the section in front of what a factory, which knows only its own keywords, says is wrong with it."""
+  try:
+    yield
+  except ConfigError as error:
+    raise ConfigError(f"{section}: {error}") from error
+
+
 def require(condition: bool, message: str) -> None:
   """Raises `ConfigError(message)` unless `condition` holds."""
   if not condition:
@@ -86,6 +96,12 @@ def require_not_negative(**values: float) -> None:
   """Raises `ConfigError` for the first value that is not a finite number of at least zero."""
   for name, value in values.items():
     require(0 <= value < float("inf"), f"{name} must be a finite number of at least 0, got {value}")
+
+
+def require_rate(**values: float) -> None:
+  """Raises `ConfigError` for the first value that is not in [0, 1)."""
+  for name, value in values.items():
+    require(0 <= value < 1, f"{name} must be at least 0 and less than 1, got {value}")
 
 
 def require_choice(**values: tuple[str, tuple[str, ...]]) -> None:

@@ -52,7 +52,7 @@ def list_available(kind: str) -> tuple[str, ...]:
     return tuple(sorted(_factories(package)))
   names = []
   for info in pkgutil.iter_modules(package.__path__):
-    if info.name == "layers":  # blocks that components share
+    if info.name in ("layers", "__main__"):  # blocks that components share, a command
       continue
     for function in _factories(importlib.import_module(f"{package.__name__}.{info.name}")):
       names.append(info.name if function == info.name else f"{info.name}.{function}")

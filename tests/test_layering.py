@@ -12,17 +12,17 @@ PACKAGE = Path(__file__).parent.parent / "jaxdistill"
 # Imports go down only: a module may import those of earlier rows, and of its own row where it says so.
 LAYERS = [
     ["types", "errors"],
-    ["protocol", "rng", "losses", "targets", "metrics", "registry", "dataset", "convolution", "tables", "simplex"],
+    ["protocol", "rng", "adapt", "losses", "targets", "metrics", "registry", "dataset", "convolution", "tables", "simplex"],
     ["models", "methods", "data", "augment", "optim", "pixels", "pool", "perturb"],
     ["cohort", "sharding", "views", "config"],
-    ["step", "evaluate", "survey", "checkpoint", "logs", "console", "presets"],
+    ["step", "evaluate", "survey", "checkpoint", "logs", "console", "presets", "pretrained"],
     ["workdir", "build"],
     ["trainer"],
     ["main", "contact_sheet"],
 ]
 # Within a row: whom a module may import from its own row.
 SIBLINGS = {"targets": {"losses", "simplex"}, "metrics": {"losses"}, "losses": set(), "perturb": {"pixels", "pool"}, "views": set(),
-            "registry": set(), "survey": {"evaluate"}}
+            "registry": set(), "survey": {"evaluate"}, "pretrained": {"checkpoint"}}
 LAYER = {name: depth for depth, row in enumerate(LAYERS) for name in row}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

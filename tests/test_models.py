@@ -53,9 +53,6 @@ MAPS = {
     "resnet_cifar.resnet110": RESNET,
     "wide_resnet.wrn": {"stem": (32, 16), "stage1": (32, 32), "stage2": (16, 64), "stage3": (8, 128),
                         "pooled": 128},
-    "mobilenet.v2": {"stem": (32, 32), "stage1": (32, 16), "stage2": (32, 24), "stage3": (16, 32),
-                     "stage4": (8, 64), "stage5": (8, 96), "stage6": (4, 160), "stage7": (4, 320),
-                     "pooled": 1280},
     "small.convnet": {"stem": (32, 16), "stage1": (16, 32), "stage2": (8, 64), "pooled": 64},
 }
 

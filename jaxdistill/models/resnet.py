@@ -4,6 +4,8 @@ References:
   K. He, X. Zhang, S. Ren, J. Sun: Deep Residual Learning for Image Recognition. CVPR 2016, table 1.
   S. Xie, R. Girshick, P. Dollar, Z. Tu, K. He: Aggregated Residual Transformations for Deep Neural Networks.
   CVPR 2017, table 1.
+
+Modules are named as in torchvision.
 """
 
 from typing import Any
@@ -16,6 +18,7 @@ from jaxdistill.errors import require, require_choice
 from jaxdistill.models import layers
 from jaxdistill.types import ModelOutput
 
+IMAGE_SIZE = 224
 STEMS = ("imagenet", "cifar")
 
 
@@ -42,21 +45,22 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    def unit(x, features, kernel, stride=1, groups=1):
-      x = layers.conv(features, kernel, stride, groups=groups, dtype=self.dtype)(x)
-      return layers.batch_norm(train, self.dtype)(x)
+    def unit(x, index, features, kernel, stride=1, groups=1):
+      x = layers.conv(features, kernel, stride, groups=groups, dtype=self.dtype, name=f"conv{index}")(x)
+      return layers.batch_norm(train, self.dtype, name=f"bn{index}")(x)
 
     if self.bottleneck:
-      y = nn.relu(unit(x, self.hidden, 1))
+      y = nn.relu(unit(x, 1, self.hidden, 1))
       # The paper has the stride on the first 1x1, which skips three positions in four; torchvision has it here.
-      y = nn.relu(unit(y, self.hidden, 3, self.stride, self.groups))
-      y = unit(y, self.features, 1)
+      y = nn.relu(unit(y, 2, self.hidden, 3, self.stride, self.groups))
+      y = unit(y, 3, self.features, 1)
     else:
-      y = nn.relu(unit(x, self.hidden, 3, self.stride))
-      y = unit(y, self.features, 3)
-    changes = self.stride > 1 or x.shape[-1] != self.features
-    shortcut = unit(x, self.features, 1, self.stride) if changes else x
-    return nn.relu(shortcut + y)
+      y = nn.relu(unit(x, 1, self.hidden, 3, self.stride))
+      y = unit(y, 2, self.features, 3)
+    if self.stride > 1 or x.shape[-1] != self.features:
+      x = layers.conv(self.features, 1, self.stride, dtype=self.dtype, name="downsample.0")(x)
+      x = layers.batch_norm(train, self.dtype, name="downsample.1")(x)
+    return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -85,18 +89,18 @@ class ResNet(nn.Module):
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
     kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-    x = layers.conv(self.width, kernel, stride, dtype=self.dtype)(image)
-    x = nn.relu(layers.batch_norm(train, self.dtype)(x))
+    x = layers.conv(self.width, kernel, stride, dtype=self.dtype, name="conv1")(image)
+    x = nn.relu(layers.batch_norm(train, self.dtype, name="bn1")(x))
     if self.stem == "imagenet":
-      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+      x = layers.max_pool(x, 3, 2, padding=1)
     outputs = {"stem": x}
     for stage, count in enumerate(self.blocks, start=1):
       channels = self.width * 2**(stage - 1)
       features = 4 * channels if self.bottleneck else channels
-      for block in range(1, count + 1):
-        stride = 2 if stage > 1 and block == 1 else 1
+      for block in range(count):
+        stride = 2 if stage > 1 and block == 0 else 1
         x = Block(self.hidden * channels, features, stride, self.bottleneck, self.groups, self.dtype,
-                  name=f"stage{stage}_block{block}")(x, train)
+                  name=f"layer{stage}.{block}")(x, train)
       outputs[f"stage{stage}"] = x
     return layers.classify(x, outputs, self.num_classes)
 

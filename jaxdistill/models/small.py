@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxdistill.models import layers
 from jaxdistill.types import ModelOutput
 
+IMAGE_SIZE = 32
+
 
 class ConvNet(nn.Module):
   """Three plain convolutions with batch normalisation, the last two strided.

@@ -2,6 +2,8 @@
 
 Reference:
   S. Zagoruyko, N. Komodakis: Wide Residual Networks. BMVC 2016, table 1.
+
+Modules are named as in github.com/xternalz/WideResNet-pytorch.
 """
 
 from typing import Any
@@ -13,6 +15,8 @@ import jax.numpy as jnp
 from jaxdistill.errors import require
 from jaxdistill.models import layers
 from jaxdistill.types import ModelOutput
+
+IMAGE_SIZE = 32
 
 
 class WideResNet(nn.Module):
@@ -32,20 +36,21 @@ class WideResNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
-    conv = lambda features, kernel, stride=1: layers.conv(features, kernel, stride, dtype=self.dtype)
-    activate = lambda x: nn.relu(layers.batch_norm(train, self.dtype)(x))
-    x, outputs, last = conv(16, 3)(image), {}, "stem"
+    conv = lambda name, features, kernel, stride=1: layers.conv(features, kernel, stride, dtype=self.dtype, name=name)
+    activate = lambda name, x: nn.relu(layers.batch_norm(train, self.dtype, name=name)(x))
+    x, outputs, last = conv("conv1", 16, 3)(image), {}, "stem"
     for stage in range(3):
       features = 16 * self.widen * 2**stage
       for block in range((self.depth - 2) // 6):
-        stride = 2 if stage and not block else 1
-        before = activate(x)
+        at, stride = f"block{stage + 1}.layer.{block}.", 2 if stage and not block else 1
+        before = activate(f"{at}bn1", x)
         if not block:  # the non-linearity that ends a stage is the one that begins the next
           outputs[last] = before
-        shortcut = x if x.shape[-1] == features else conv(features, 1, stride)(before)
-        x = shortcut + conv(features, 3)(activate(conv(features, 3, stride)(before)))
+        shortcut = x if x.shape[-1] == features else conv(f"{at}convShortcut", features, 1, stride)(before)
+        y = activate(f"{at}bn2", conv(f"{at}conv1", features, 3, stride)(before))
+        x = shortcut + conv(f"{at}conv2", features, 3)(y)
       last = f"stage{stage + 1}"
-    outputs[last] = activate(x)
+    outputs[last] = activate("bn1", x)
     return layers.classify(outputs[last], outputs, self.num_classes)
 
 
