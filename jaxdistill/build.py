@@ -1,20 +1,20 @@
 """From a checked config to the objects of an experiment; everything that can be refused is refused here."""
 
-from collections.abc import Callable, Iterator
-import contextlib
+from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdistill import augment, optim, pool, registry, sharding
+from jaxdistill import augment, optim, pool, pretrained, registry, sharding
 from jaxdistill import cohort as cohort_lib
 from jaxdistill import config as config_lib
 from jaxdistill import step as step_lib
 from jaxdistill import views as views_lib
 from jaxdistill.dataset import Dataset, hold_out
-from jaxdistill.errors import ConfigError
+from jaxdistill.errors import ConfigError, naming, require
 from jaxdistill.evaluate import make_eval_step
 from jaxdistill.protocol import GroupSpec, Method
 from jaxdistill.survey import Surveyor
@@ -53,6 +53,7 @@ class Experiment(NamedTuple):
     method: the method.
     mesh: device mesh.
     plan: durations in steps.
+    notes: what the user should know about the start.
     init: () -> TrainState.
     state: shapes, dtypes and shardings of the state.
     train_step: the pure function of one step.
@@ -67,6 +68,7 @@ class Experiment(NamedTuple):
   method: Method
   mesh: Any
   plan: Plan
+  notes: list[str]
   init: Callable[[], TrainState]
   state: TrainState
   train_step: Callable
@@ -80,17 +82,8 @@ def _keywords(section) -> dict[str, Any]:
   return {key: value for key, value in section.to_dict().items() if key != "name"}
 
 
-@contextlib.contextmanager
-def _naming(section: str) -> Iterator[None]:
-  """Puts the section in front of what a factory, which knows only its own keywords, says is wrong with it."""
-  try:
-    yield
-  except ConfigError as error:
-    raise ConfigError(f"{section}: {error}") from error
-
-
 def _component(section_name: str, kind: str, section) -> Any:
-  with _naming(section_name):
+  with naming(section_name):
     return registry.resolve(kind, section.name, **_keywords(section))
 
 
@@ -109,9 +102,45 @@ def _perturb(section, num_members: int) -> Callable:
   ops = []
   for name in section.ops:
     strengths = section[name].to_dict() if name in section else {}
-    with _naming(f"perturb.{name}"):
+    with naming(f"perturb.{name}"):
       ops.append(registry.resolve("perturb", name, **strengths))
   return pool.make_perturb(ops, num_members=num_members, **{key: section[key] for key in keys})
+
+
+def _specs(config, recipe: Callable, num_classes: int) -> tuple[GroupSpec, ...]:
+  mapping = config.mapping if config.mapping != "auto" else MAPPING.get(jax.default_backend(), "vmap")
+  specs = []
+  for name, group in config.cohort.items():
+    with naming(f"cohort.{name}"):
+      specs.append(cohort_lib.make_spec(
+          name, tx=recipe(**group.optimizer.to_dict()), members=group.members, unroll=mapping == "unroll", average=config.ema_decay,
+          num_classes=num_classes, dtype=jnp.dtype(config.dtype), **config_lib.network(group)))
+  return tuple(specs)
+
+
+def _given(config, specs: tuple[GroupSpec, ...], image_shape, num_classes: int) -> tuple[dict[str, dict], list[str]]:
+  """Reads the weights that groups start from: group -> path -> array [K, ...]; and says what was left out."""
+  given, notes = {}, []
+  for spec in specs:
+    paths = [path.strip() for path in config.cohort[spec.name].init.split(",") if path.strip()]
+    if not paths:
+      continue
+    require(len(paths) in (1, spec.size), f"cohort.{spec.name}.init names {len(paths)} files for {spec.size} members: "
+            "give one for all or one for each")
+    variables = jax.eval_shape(lambda: spec.model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False))
+    with naming(f"cohort.{spec.name}"):
+      loaded = {path: pretrained.load(path, variables, num_classes) for path in dict.fromkeys(paths)}
+    notes += [f"{spec.name} starts from {path}" + (f" but for {left}, which it has for {num_classes} classes" if left else "")
+              for path, (_, left) in loaded.items()]
+    each = [loaded[path][0] for path in paths] * (spec.size // len(paths))
+    given[spec.name] = {key: np.stack([member[key] for member in each]) for key in each[0]}
+  return given, notes
+
+
+def _check_no_decay(names, state: TrainState) -> None:
+  known = set().union(*(optim.parameter_names(p) for p in (state.method.params, *(g.params for g in state.cohort.values()))))
+  for name in names:
+    require(name in known, f"optimizer.no_decay: no network has a parameter {name!r}{registry.nearest(name, known)}")
 
 
 def build(config) -> Experiment:
@@ -139,24 +168,19 @@ def build(config) -> Experiment:
   plan = _plan(config, len(dataset.train.label))
   recipe = lambda **keys: optim.make_optimizer(**{**config.optimizer.to_dict(), **keys}, steps_per_epoch=plan.per_epoch,
                                                total_steps=plan.total)
-  tx = recipe()
-  mapping = config.mapping if config.mapping != "auto" else MAPPING.get(jax.default_backend(), "vmap")
-  specs = []
-  for name, group in config.cohort.items():
-    with _naming(f"cohort.{name}"):
-      specs.append(cohort_lib.make_spec(name, tx=tx, unroll=mapping == "unroll", num_classes=dataset.num_classes,
-                                        dtype=jnp.dtype(config.dtype), **group.to_dict()))
-  specs = tuple(specs)
+  specs = _specs(config, recipe, dataset.num_classes)
   augment_fn = augment.pad_crop_flip(**config.augment, fill=dataset.mean)
   views = views_lib.make_views(augment_fn, perturb_fn, mean=dataset.mean, std=dataset.std,
                                members=cohort_lib.member_names(specs), num_classes=dataset.num_classes,
-                               space=config.perturb.space, per_member=config.views == "per_member")
+                               space=config.perturb.space, per_member=config.views == "per_member",
+                               smoothing=config.label_smoothing)
   method_tx = method.tx(recipe)
   init = functools.partial(step_lib.init_state, config.seed, specs, method, method_tx,
                            dataset.train.image.shape[1:], dataset.num_classes, len(dataset.train.label),
                            steps_per_epoch=plan.per_epoch, total_steps=plan.total)
-  with _naming("method"):
-    state = jax.eval_shape(init)
+  given, notes = _given(config, specs, dataset.train.image.shape[1:], dataset.num_classes)
+  state = jax.eval_shape(init, given)
+  _check_no_decay(config.optimizer.no_decay, state)
   is_table = lambda x: isinstance(x, Table)
   if not dataset.stable_index and any(map(is_table, jax.tree.leaves(state.method.memory, is_leaf=is_table))):
     raise ConfigError(f"method {config.method.name} keeps a table of the training examples, but {dataset.name} "
@@ -171,5 +195,5 @@ def build(config) -> Experiment:
   limit = config.steps_per_dispatch or MAX_STEPS_PER_DISPATCH.get(jax.default_backend(), 1)
   # It runs once: on a CPU, compiling it with optimisations takes ten times as long, for random numbers mostly.
   options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-  init = jax.jit(init, out_shardings=shardings, compiler_options=options)
-  return Experiment(dataset, specs, method, mesh, plan, init, state, train_step, eval_step, eval_batch, surveyor, limit)
+  init = functools.partial(jax.jit(init, out_shardings=shardings, compiler_options=options), given)
+  return Experiment(dataset, specs, method, mesh, plan, notes, init, state, train_step, eval_step, eval_batch, surveyor, limit)

@@ -5,20 +5,23 @@ stand side by side. Outside this file a cohort is a dict of groups and a float32
 """
 
 from collections.abc import Sequence
+import functools
 
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxdistill import registry, rng
+from jaxdistill.errors import naming
 from jaxdistill.protocol import GroupSpec
 from jaxdistill.types import Group, ModelOutput, Outputs, PyTree
 
 
 def make_spec(name: str, model: str, members: int, tx: optax.GradientTransformation, *, unroll: bool = False,
-              **model_kwargs) -> GroupSpec:
+              average: float = 0.0, **model_kwargs) -> GroupSpec:
   """Builds the spec of one group; `model` is a registry name, `model_kwargs` its factory's keywords."""
-  return GroupSpec(name, registry.resolve("models", model, **model_kwargs), members, tx, unroll)
+  return GroupSpec(name, registry.resolve("models", model, **model_kwargs), members, tx, unroll, average)
 
 
 def member_names(specs: Sequence[GroupSpec]) -> tuple[str, ...]:
@@ -41,24 +44,31 @@ def _member_keys(key: jax.Array, spec: GroupSpec) -> jax.Array:
   return jax.vmap(lambda seed: jax.random.fold_in(key, seed))(seeds)
 
 
-def init(key: jax.Array, specs: Sequence[GroupSpec], image_shape: tuple[int, int, int]) -> dict[str, Group]:
+def init(key: jax.Array, specs: Sequence[GroupSpec], image_shape: tuple[int, int, int],
+         given: dict[str, dict] | None = None) -> dict[str, Group]:
   """Initialises all members, each from its own key.
 
   Args:
     key: PRNG key.
     specs: the groups.
     image_shape: (H, W, 3).
+    given: group name -> path of a variable -> values [K, ...] to start from instead of random ones.
 
   Returns:
     group name -> Group with leaves [K, ...].
   """
   cohort = {}
   for spec in specs:
-    def one(member_key, spec=spec):
-      variables = dict(spec.model.init(member_key, jnp.zeros((1, *image_shape)), train=False))
+    def one(member_key, replaced, spec=spec):
+      keys = {"params": member_key, "dropout": rng.stream(member_key, "dropout")}  # NNX modules make both at once
+      variables = spec.model.init(keys, jnp.zeros((1, *image_shape)), train=False)
+      variables = traverse_util.unflatten_dict({**traverse_util.flatten_dict(variables), **replaced})
       params = variables.pop("params")
-      return Group(params, variables, spec.tx.init(params))
-    cohort[spec.name] = jax.vmap(one)(_member_keys(key, spec))
+      # Copies: the same array twice in a state could not be donated.
+      average = jax.tree.map(jnp.copy, {"params": params, "stats": variables, "count": jnp.float32(0)})
+      return Group(params, variables, spec.tx.init(params), average if spec.average else {})
+    with naming(f"cohort.{spec.name}"):
+      cohort[spec.name] = jax.vmap(one)(_member_keys(key, spec), (given or {}).get(spec.name, {}))
   return cohort
 
 
@@ -155,6 +165,16 @@ def _all_finite(tree: PyTree, size: int) -> jax.Array:
   return jnp.isfinite(jnp.concatenate(leaves, axis=1)).all(axis=1)
 
 
+def _averaged(decay: float, average: PyTree, params: PyTree, stats: PyTree) -> PyTree:
+  """Moves the average towards new weights, quickly at first: with 1 - min(decay, (1 + n) / (10 + n)) in step n."""
+  if not average:
+    return average
+  rate = jnp.minimum(decay, (1 + average["count"]) / (10 + average["count"]))
+  mean = lambda old, new: jax.tree.map(lambda a, b: rate * a + (1 - rate) * b, old, new)
+  return {"params": mean(average["params"], params), "stats": mean(average["stats"], stats),
+          "count": average["count"] + 1}
+
+
 def update(specs: Sequence[GroupSpec], cohort: dict[str, Group], grads: dict[str, PyTree],
            stats: dict[str, PyTree]) -> tuple[dict[str, Group], jax.Array]:
   """Applies every member's own optimiser, holding members whose step would not be finite.
@@ -175,7 +195,9 @@ def update(specs: Sequence[GroupSpec], cohort: dict[str, Group], grads: dict[str
   for spec in specs:
     group = cohort[spec.name]
     updates, opt = jax.vmap(spec.tx.update)(grads[spec.name], group.opt, group.params)
-    stepped = Group(optax.apply_updates(group.params, updates), stats[spec.name], opt)
+    params = optax.apply_updates(group.params, updates)
+    average = jax.vmap(functools.partial(_averaged, spec.average))(group.average, params, stats[spec.name])
+    stepped = Group(params, stats[spec.name], opt, average)
     # Gradients are checked too: clipping turns an infinite one into a finite but meaningless step.
     ok = _all_finite((grads[spec.name], stepped.params, stepped.stats), spec.size)
     new[spec.name] = _where_member(ok, stepped, group)

@@ -57,10 +57,25 @@ def component(kind: str, name: str, **overrides: Any) -> ConfigDict:
   return ConfigDict({"name": name, **_filled(kind, name, (), overrides)})
 
 
-def group(model: str, members: int = 1, **overrides: Any) -> ConfigDict:
-  """Returns the section of a group of the cohort: `members` networks of one architecture."""
-  return ConfigDict({"model": model, "members": members,
+def group(model: str, members: int = 1, init: str = "", optimizer: dict[str, Any] | None = None,
+          **overrides: Any) -> ConfigDict:
+  """Returns the section of a group of the cohort: `members` networks of one architecture.
+
+  Args:
+    model: registry name, or "package.module:factory".
+    members: how many.
+    init: published weights to start from, see `pretrained.load`: one path for all members, or one for each,
+      separated by commas; "" starts from random ones.
+    optimizer: keys of the section `optimizer` that differ for this group.
+    **overrides: keywords of the factory that differ from their defaults.
+  """
+  return ConfigDict({"model": model, "members": members, "init": init, "optimizer": optimizer or {},
                      **_filled("models", model, ("num_classes", "dtype"), overrides)})
+
+
+def network(section: ConfigDict) -> dict[str, Any]:
+  """Returns what determines the network of a group: its registry name as "model", and its factory's keywords."""
+  return {key: value for key, value in section.to_dict().items() if key not in ("members", "init", "optimizer")}
 
 
 def default(data: str, method: str, **method_kwargs: Any) -> ConfigDict:
@@ -82,6 +97,8 @@ def default(data: str, method: str, **method_kwargs: Any) -> ConfigDict:
   config.checkpoint_every = "1 epoch"
   config.keep_checkpoints = 2          # newest ones to keep
   config.dtype = "float32"             # of the networks' arithmetic: float32 or bfloat16; parameters stay float32
+  config.label_smoothing = 0.0         # share of every label that is spread evenly over the classes
+  config.ema_decay = 0.0               # of the moving average of the weights that is evaluated and kept; 0: none
   config.update_order = "simultaneous"       # or "sequential": update a member before the next one learns from it
   config.mapping = "auto"              # members under "vmap" or "unroll"; auto is chosen for the backend
   config.steps_per_dispatch = 0        # most steps that one call of the device runs; 0 is chosen for the backend
@@ -153,6 +170,8 @@ def override(config: ConfigDict, assignments: list[str]) -> None:
   for key, text in sorted(pairs, key=lambda pair: not _swaps(pair[0])):
     *path, leaf = key.split(".")
     section = config
+    if len(path) == 3 and path[0] == "cohort" and path[2] == "optimizer" and path[1] in config.cohort:
+      config.cohort[path[1]].optimizer.update({k: v for k, v in config.optimizer.items() if k == leaf})
     for part in path:
       require(isinstance(section, ConfigDict) and part in section,
               f"unknown key {key!r}{_nearest_key(config, key)}")
@@ -180,9 +199,10 @@ def _swap(section: ConfigDict, leaf: str, where: str, name: str) -> None:
   fits = lambda k, v: known[k] is inspect.Parameter.empty or type(v) is type(known[k])
   kept = {k: v for k, v in old.items() if k in known and fits(k, v)}
   filled = _filled(kind, name, given, kept)
-  for key in old.keys() - {leaf, "members"}:
+  own = {leaf, "members", "init", "optimizer"} if kind == "models" else {leaf}
+  for key in old.keys() - own:
     del section[key]
-  section.update({leaf: name, **filled})
+  section.update({leaf: name, **filled, **({"init": ""} if kind == "models" else {})})
 
 
 def flatten(config: dict[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -220,7 +240,8 @@ def check(config: ConfigDict) -> None:
   """
   reference, problems = default(config.data.name, config.method.name), []
   for name, section in config.cohort.items():
-    reference.cohort[name] = group(section.model)
+    differing = {key: reference.optimizer[key] for key in section.get("optimizer", {}) if key in reference.optimizer}
+    reference.cohort[name] = group(section.model, optimizer=differing)
   known, flat = flatten(reference), flatten(config)
   for key, value in flat.items():
     try:
@@ -240,6 +261,8 @@ def check(config: ConfigDict) -> None:
       "dtype": (config.dtype in ("float32", "bfloat16"), "must be float32 or bfloat16"),
       "update_order": (config.update_order in ("simultaneous", "sequential"), "must be simultaneous or sequential"),
       "holdout": (config.holdout >= 0, "must be at least 0"),
+      "label_smoothing": (0 <= config.label_smoothing < 1, "must be in [0, 1)"),
+      "ema_decay": (0 <= config.ema_decay < 1, "must be in [0, 1)"),
       "views": (config.views in ("shared", "per_member"), "must be shared or per_member"),
       "mapping": (config.mapping in ("auto", "vmap", "unroll"), "must be auto, vmap or unroll"),
       "perturb.space": (config.perturb.space in ("pixel", "normalized"), "must be pixel or normalized"),

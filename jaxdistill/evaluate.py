@@ -12,13 +12,17 @@ from jaxdistill.protocol import GroupSpec, Method
 from jaxdistill.types import TrainState
 
 
-def make_forward(specs: Sequence[GroupSpec], mean, std) -> Callable:
-  """Returns (cohort, image uint8[B, H, W, 3]) -> Outputs: all members on the same images, in evaluation mode."""
+def make_forward(specs: Sequence[GroupSpec], mean, std, *, deployed: bool = False) -> Callable:
+  """Returns (cohort, image uint8[B, H, W, 3]) -> Outputs: all members on the same images, in evaluation mode.
+
+  With `deployed` they have their averaged weights, if there are any, instead of those in training.
+  """
   members = len(cohort_lib.member_names(specs))
 
   def forward(cohort, image):
     image = augment.normalize(augment.to_float(image), mean, std)
-    params, stats = ({name: getattr(group, part) for name, group in cohort.items()} for part in ("params", "stats"))
+    pairs = {name: group.deployed if deployed else (group.params, group.stats) for name, group in cohort.items()}
+    params, stats = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
     images = jnp.broadcast_to(image[None], (members, *image.shape))
     return cohort_lib.forward(specs, params, stats, images, jax.random.key(0), train=False)[0]
   return forward
@@ -38,7 +42,7 @@ def make_eval_step(specs: Sequence[GroupSpec], method: Method, *, mean, std, mes
     (cohort, method state, image uint8[N, H, W, 3], label i32[N], index i32[B]) -> name -> metric -> f32[B], for
     every member and every prediction of the method.
   """
-  names, forward = cohort_lib.member_names(specs), make_forward(specs, mean, std)
+  names, forward = cohort_lib.member_names(specs), make_forward(specs, mean, std, deployed=True)
 
   def eval_step(cohort, method_state, image, label, index):
     index = sharding.constrain_rows(mesh, index)

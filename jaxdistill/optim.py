@@ -1,9 +1,11 @@
 """From config to schedule and optax chain; durations in steps, epochs or per cent."""
 
 from collections.abc import Callable, Sequence
+import functools
 import math
 import re
 
+import jax
 import optax
 
 from jaxdistill.errors import ConfigError, require, require_choice, require_not_negative, require_positive
@@ -70,7 +72,8 @@ def make_schedule(*, learning_rate: float, schedule: str = "step", milestones: S
 
 
 def make_optimizer(*, name: str = "sgd", momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 5e-4,
-                   clip_norm: float = 0.0, **schedule) -> optax.GradientTransformation:
+                   no_decay: Sequence[str] = (), clip_norm: float = 0.0, accumulate: int = 1,
+                   **schedule) -> optax.GradientTransformation:
   """Builds the optimiser of one member.
 
   Args:
@@ -79,7 +82,11 @@ def make_optimizer(*, name: str = "sgd", momentum: float = 0.9, nesterov: bool =
     momentum: of "sgd".
     nesterov: of "sgd".
     weight_decay: factor; all parameters decay, biases and normalisation too, as in the methods' released codes.
+    no_decay: names of parameters, or of modules with all of theirs, that do not decay, such as "bias", "scale" (of
+      normalisations), "cls_token", "pos_embed", "head".
     clip_norm: largest global norm of a member's gradient; 0 does not clip.
+    accumulate: steps whose gradients are averaged for one update. The schedule and all durations count steps; who
+      teaches whom is decided in every step, on its batch.
     **schedule: see `make_schedule`.
 
   Raises:
@@ -88,17 +95,33 @@ def make_optimizer(*, name: str = "sgd", momentum: float = 0.9, nesterov: bool =
   require_choice(**{"optimizer.name": (name, ("sgd", "adam", "adamw"))})
   require_not_negative(**{"optimizer.weight_decay": weight_decay, "optimizer.clip_norm": clip_norm})
   require(0 <= momentum < 1, f"optimizer.momentum must be in [0, 1), got {momentum}")
-  rate = make_schedule(**schedule)
+  require(accumulate >= 1, f"optimizer.accumulate must be at least 1, got {accumulate}")
+  scheduled = make_schedule(**schedule)
+  rate = lambda update: scheduled(update * accumulate)
   parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-  if name == "adamw":
-    return optax.chain(*parts, optax.adamw(rate, weight_decay=weight_decay))
-  if weight_decay:
-    parts.append(optax.add_decayed_weights(weight_decay))
-  if name == "adam":
-    parts.append(optax.scale_by_adam())
-  elif momentum:
-    parts.append(optax.trace(momentum, nesterov=nesterov))
-  return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+  decay = [optax.add_decayed_weights(weight_decay, functools.partial(_decays, no_decay))] if weight_decay else []
+  if name == "sgd":
+    parts += decay + ([optax.trace(momentum, nesterov=nesterov)] if momentum else [])
+  else:
+    parts += [*decay, optax.scale_by_adam()] if name == "adam" else [optax.scale_by_adam(), *decay]
+  tx = optax.chain(*parts, optax.scale_by_learning_rate(rate))
+  return tx if accumulate == 1 else optax.MultiSteps(tx, accumulate).gradient_transformation()
+
+
+def _names(path) -> set[str]:
+  """Names that `no_decay` may use for the parameter at a path: its own, its modules', and the parts between dots."""
+  whole = [jax.tree_util.keystr((key,), simple=True) for key in path]
+  return {part for name in whole for part in (name, *name.split("."))}
+
+
+def _decays(no_decay: Sequence[str], params):
+  """Tells of every parameter whether it decays."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: not set(no_decay) & _names(path), params)
+
+
+def parameter_names(params) -> set[str]:
+  """Returns all names that `no_decay` can refer to."""
+  return set().union(*(_names(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]))
 
 
 def common_period(periods: Sequence[int], limit: int) -> int:

@@ -24,11 +24,43 @@ def cifar(dataset: str, method: str, **method_kwargs) -> ConfigDict:
   return config
 
 
+def imagenet(method: str, **method_kwargs) -> ConfigDict:
+  """Returns the recipe of ImageNet without its learning rate: 300 epochs, batch 128, images of 224 pixels as arrays.
+
+  Args:
+    method: registry name.
+    **method_kwargs: keywords that differ from the method's defaults.
+  """
+  config = default("npz", method, **method_kwargs)
+  config.epochs = 300.0
+  config.augment.padding = 28
+  config.data.num_classes = 1000
+  return config
+
+
 def step_decay(config: ConfigDict, *, epochs: float, weight_decay: float, milestones: tuple[str, ...] = ("50%", "75%"),
                nesterov: bool = True) -> ConfigDict:
   """Changes a recipe to that of another paper: SGD whose learning rate drops to a tenth at the milestones."""
   config.epochs = epochs
   config.optimizer.update(dict(weight_decay=weight_decay, milestones=milestones, nesterov=nesterov))
+  return config
+
+
+def transformer(config: ConfigDict, *, no_decay: tuple[str, ...] = ()) -> ConfigDict:
+  """Changes a recipe to the usual one of vision transformers (Touvron et al., ICML 2021, table 9).
+
+  AdamW with decay 0.05, not of biases, normalisations, tokens and positions; 5e-4 for 512 images, as many times less
+  as the batch is smaller; 5 epochs of warm-up, a cosine; smoothed labels; weights averaged. Clipping is ours.
+
+  Args:
+    config: the recipe.
+    no_decay: parameters of the networks, besides these, that do not decay.
+  """
+  config.label_smoothing = 0.1
+  config.ema_decay = 0.9999
+  config.optimizer.update(dict(
+      name="adamw", learning_rate=5e-4 * config.batch_size / 512, weight_decay=0.05, schedule="cosine", milestones=(),
+      warmup="5 epochs", clip_norm=1.0, no_decay=("bias", "scale", "cls_token", "pos_embed", *no_decay)))
   return config
 
 

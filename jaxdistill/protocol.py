@@ -20,6 +20,7 @@ class GroupSpec(NamedTuple):
     tx: their optax transformation; it sees one member at a time.
     unroll: run members one by one instead of under `vmap`: for models with a plain convolution, which `vmap`
       turns into a grouped one. That is slow, and on a CPU it carries a NaN of one member into the others.
+    average: decay of the exponential moving average of the weights; 0 keeps none.
   """
 
   name: str
@@ -27,6 +28,7 @@ class GroupSpec(NamedTuple):
   size: int
   tx: optax.GradientTransformation
   unroll: bool = False
+  average: float = 0.0
 
   @property
   def members(self) -> tuple[str, ...]:

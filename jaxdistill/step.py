@@ -12,27 +12,31 @@ import optax
 
 from jaxdistill import cohort as cohort_lib
 from jaxdistill import losses, metrics, rng, sharding
+from jaxdistill.errors import naming
 from jaxdistill.protocol import Context, GroupSpec, Method, Setup
 from jaxdistill.types import Batch, Mean, MethodState, Objective, Outputs, PyTree, TrainState, Views
 
 
 def init_state(seed: int, specs: Sequence[GroupSpec], method: Method, method_tx: optax.GradientTransformation,
-               image_shape: tuple[int, int, int], num_classes: int, num_examples: int, *, steps_per_epoch: int,
-               total_steps: int) -> TrainState:
+               image_shape: tuple[int, int, int], num_classes: int, num_examples: int, given: dict[str, dict] | None = None,
+               *, steps_per_epoch: int, total_steps: int) -> TrainState:
   """Initialises members, optimisers and the method's state; the same seed gives the same state.
+
+  `given` holds weights to start from, see `cohort.init`.
 
   Raises:
     ConfigError: if the method does not suit the cohort or the run.
   """
   key = jax.random.key(seed)
-  cohort = cohort_lib.init(rng.stream(key, "init"), specs, image_shape)
+  cohort = cohort_lib.init(rng.stream(key, "init"), specs, image_shape, given)
   names = cohort_lib.member_names(specs)
   params, stats = ({name: getattr(group, part) for name, group in cohort.items()} for part in ("params", "stats"))
   outputs = jax.eval_shape(
       lambda images: cohort_lib.forward(specs, params, stats, images, key, train=False)[0],
       jax.ShapeDtypeStruct((len(names), 2, *image_shape), jnp.float32))
   setup = Setup(tuple(specs), num_classes, num_examples, steps_per_epoch, total_steps, outputs, cohort)
-  params, memory = method.init(rng.stream(key, "method"), setup)
+  with naming("method"):
+    params, memory = method.init(rng.stream(key, "method"), setup)
   return TrainState(jnp.int32(0), key, cohort, MethodState(params, method_tx.init(params), memory))
 
 
@@ -138,7 +142,7 @@ def _measure(step: _Step, objective: Objective, outputs: Outputs, updated: jax.A
   labels = jnp.broadcast_to(step.batch.label[None], outputs.logits.shape[:2])
   dead = jnp.where(outputs.alive, 0.0, jnp.nan)
   values = {
-      "ce": losses.soft_cross_entropy(outputs.logits, step.views.target).mean(axis=1) + dead,
+      "ce": losses.soft_cross_entropy(outputs.logits, step.views.label).mean(axis=1) + dead,
       "top1": metrics.top_k(outputs.logits, labels, 1).mean(axis=1) + dead,
       "loss": objective.member + dead,
       "perturbed": members == step.views.perturbation.member,

@@ -77,6 +77,8 @@ class Run:
   def _initial_state(self) -> tuple[TrainState, int]:
     restored = self.checkpoints.restore(self.experiment.state)
     if restored is None:
+      for note in self.experiment.notes:
+        self.console.say(note)
       with self.console.timed("Initialising the cohort"):
         return jax.block_until_ready(self.experiment.init()), 0
     state, manifest = restored
@@ -210,10 +212,10 @@ class Run:
   def _save_member(self, name: str, which: str) -> None:
     """Writes one member alone, with what is needed to build and feed it; the method's modules stay behind."""
     group, _, k = name.rpartition(".")
-    row = jax.tree.map(lambda x: x[int(k)], self.state.cohort[group])
+    params, stats = jax.tree.map(lambda x: x[int(k)], self.state.cohort[group].deployed)
     data = self.experiment.dataset
-    checkpoint.save(self.path / "members" / name / which, {"params": row.params, **row.stats}, step=self.step,
-                    metrics=self.last[name], model=self.config.cohort[group].to_dict(), num_classes=data.num_classes,
+    checkpoint.save(self.path / "members" / name / which, {"params": params, **stats}, step=self.step,
+                    metrics=self.last[name], model=config_lib.network(self.config.cohort[group]), num_classes=data.num_classes,
                     mean=data.mean, std=data.std)
 
   def _finish(self) -> dict[str, Any]:

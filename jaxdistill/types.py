@@ -53,13 +53,22 @@ class Views:
 
   Attributes:
     image: f32[M, B, H, W, 3] normalised input of every member.
-    target: f32[M, B, C] label distribution that belongs to it: one-hot, or mixed where the image is.
+    target: f32[M, B, C] label distribution that belongs to it: one-hot, or mixed where the image is; smoothed.
     perturbation: who was perturbed, and how.
+    smoothing: share of every target that is spread evenly over the classes.
   """
 
   image: jax.Array
   target: jax.Array
   perturbation: Perturbation
+  smoothing: float = struct.field(pytree_node=False, default=0.0)
+
+  @property
+  def label(self) -> jax.Array:
+    """The targets without smoothing, f32[M, B, C]: what members are compared and measured on."""
+    if not self.smoothing:
+      return self.target
+    return (self.target - self.smoothing / self.target.shape[-1]) / (1 - self.smoothing)
 
 
 @struct.dataclass
@@ -104,11 +113,24 @@ class Outputs:
 
 @struct.dataclass
 class Group:
-  """The members of one architecture, stacked: every leaf is [K, ...]."""
+  """The members of one architecture, stacked: every leaf is [K, ...].
+
+  Attributes:
+    params: what is trained.
+    stats: all other collections, such as batch statistics.
+    opt: state of the optimisers.
+    average: {} or, if weights are averaged over the steps, {"params", "stats", "count"}.
+  """
 
   params: PyTree
   stats: PyTree
   opt: PyTree
+  average: PyTree = struct.field(default_factory=dict)
+
+  @property
+  def deployed(self) -> tuple[PyTree, PyTree]:
+    """(params, stats) that are evaluated and kept: the averaged ones where there are any."""
+    return (self.average["params"], self.average["stats"]) if self.average else (self.params, self.stats)
 
 
 @struct.dataclass

@@ -11,7 +11,8 @@ from jaxdistill.types import Batch, Views
 
 
 def make_views(augment: Callable, perturb: Callable, *, mean: tuple[float, ...], std: tuple[float, ...],
-               members: Sequence[str], num_classes: int, space: str = "pixel", per_member: bool = False) -> Callable:
+               members: Sequence[str], num_classes: int, space: str = "pixel", per_member: bool = False,
+               smoothing: float = 0.0) -> Callable:
   """Returns the function that prepares a step's inputs on the device.
 
   One member may see its images perturbed.
@@ -27,6 +28,8 @@ def make_views(augment: Callable, perturb: Callable, *, mean: tuple[float, ...],
       Competitive Distillation does (its clamp to [0, 1] included).
     per_member: every member sees the batch under an augmentation of its own, the invariant collaborative
       learning of Guo et al. (CVPR 2020, section 3.2), instead of all under the same.
+    smoothing: share of the label distribution that is spread evenly over all classes (Szegedy et al., CVPR 2016,
+      section 7).
 
   Returns:
     (key, step, batch) -> (Views, clean images f32[M or 1, B, H, W, 3] normalised).
@@ -49,5 +52,7 @@ def make_views(augment: Callable, perturb: Callable, *, mean: tuple[float, ...],
     target = jax.nn.one_hot(batch.label, num_classes)
     mixed = pool.mixed_target(target, perturbation)
     images = jnp.where(chosen[..., None, None], perturbed[None], clean)
-    return Views(images, jnp.where(chosen, mixed[None], target[None]), perturbation), clean
+    target = jnp.where(chosen, mixed[None], target[None])
+    target = (1 - smoothing) * target + smoothing / num_classes if smoothing else target
+    return Views(images, target, perturbation, smoothing), clean
   return views

@@ -17,7 +17,7 @@ def nobody(batch_size):
 
 
 def evaluate(which, logits, labels, *, features=None, perturbation=None, target=None, clean=None, params=None,
-             memory=None, epoch=0, num_epochs=1):
+             memory=None, epoch=0, num_epochs=1, smoothing=0.0):
   """Runs a method's loss on given logits [M, B, C]."""
   size, num_classes = logits.shape[1:]
   perturbation = perturbation or nobody(size)
@@ -28,4 +28,4 @@ def evaluate(which, logits, labels, *, features=None, perturbation=None, target=
   batch = Batch(None, jnp.asarray(labels), jnp.arange(size), jnp.ones(size))
   clean_outputs = outputs if clean is None else outputs.replace(logits=clean)
   context = Context(jnp.int32(epoch), jnp.int32(epoch), num_epochs, 1, jax.random.key(0), None, lambda: clean_outputs)
-  return which.loss(params or {}, memory or {}, outputs, batch, Views(None, target, perturbation), context)
+  return which.loss(params or {}, memory or {}, outputs, batch, Views(None, target, perturbation, smoothing), context)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxdistill import build
 from jaxdistill import config as config_lib
 from jaxdistill.errors import ConfigError
 
@@ -21,7 +22,7 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
 def test_the_papers_recipe():
   config = config_lib.load(str(Path(DIGITS).with_name("cifar100_competitive.py")))
   assert config.batch_size == 128 and config.method.alpha == config.method.beta == 1
-  assert config.cohort.resnet32.to_dict() == {"model": "resnet_cifar.resnet32", "members": 2, "width": 16}
+  assert config.cohort.resnet32.to_dict() == {"model": "resnet_cifar.resnet32", "members": 2, "init": "", "optimizer": {}, "width": 16}
   optimizer = config.optimizer
   assert (optimizer.name, optimizer.learning_rate, optimizer.momentum, optimizer.nesterov) == ("sgd", 0.1, 0.9, True)
   assert optimizer.schedule == "step" and optimizer.weight_decay > 0
@@ -44,7 +45,20 @@ def test_swapping_a_component_brings_its_keys_and_keeps_shared_values():
   assert config.cohort.convnet.model == "resnet_cifar.resnet20" and config.cohort.convnet.members == 2
 
 
+def test_a_group_may_have_an_optimizer_of_its_own():
+  config = config_lib.load(DIGITS, ["cohort.convnet.optimizer.learning_rate=1", "cohort.convnet.model=resnet_cifar.resnet20",
+                                    "cohort.convnet.optimizer.name=adamw", "cohort.convnet.init=x"])
+  assert config.cohort.convnet.optimizer.to_dict() == {"learning_rate": 1.0, "name": "adamw"}
+  assert config.cohort.convnet.init == "x" and config.cohort.resnet8.optimizer.to_dict() == {}
+  rates = {spec.name: spec.tx for spec in build._specs(config, lambda **keys: keys.get("learning_rate", 0.05), 10)}
+  assert rates == {"convnet": 1.0, "resnet8": 0.05}
+
+
 @pytest.mark.parametrize("assignment, message", [
+    ("cohort.convnet.optimizer.rate=1", "unknown key 'cohort.convnet.optimizer.rate'"),
+    ("cohort.convnet.optimizer.learning_rate=fast", "cohort.convnet.optimizer.learning_rate must be float, got 'fast'"),
+    ("label_smoothing=1", r"label_smoothing must be in \[0, 1\), got 1.0"),
+    ("ema_decay=-0.1", r"ema_decay must be in \[0, 1\), got -0.1"),
     ("lerning_rate=1", "unknown key 'lerning_rate'"),
     ("optimizer.lerning_rate=1", "unknown key 'optimizer.lerning_rate'; did you mean 'optimizer.learning_rate'"),
     ("method.alhpa=1", "unknown key 'method.alhpa'; did you mean 'method.alpha'"),

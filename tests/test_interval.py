@@ -11,7 +11,6 @@ import runs
 from test_train import assert_same_run, start_and_signal
 import toy
 
-import jaxdistill
 from jaxdistill import build
 from jaxdistill import tables
 from jaxdistill.errors import ConfigError

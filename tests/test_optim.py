@@ -61,6 +61,37 @@ def test_clipping_is_per_member_under_vmap():
   np.testing.assert_allclose(updates, [[-0.6, -0.8, 0.0], [-0.3, 0.0, -0.4]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_what_is_named_does_not_decay(name):
+  params = {"layer1.0": {"bn1": {"scale": jnp.ones(2)}, "conv1": {"kernel": jnp.ones(2)}}, "head": {"kernel": jnp.ones(2)},
+            "pos_embed": jnp.ones(2)}
+  grads = jax.tree.map(jnp.zeros_like, params)
+  def moved(**keys):
+    tx = optimizer(name=name, weight_decay=0.1, **keys)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    return [bool(x.any()) for x in jax.tree.leaves(updates)]  # head, bn1, conv1, pos_embed
+  assert moved() == [True, True, True, True]
+  assert moved(no_decay=("scale", "pos_embed", "head")) == [False, False, True, False]
+  assert moved(no_decay=("layer1",)) == [True, False, False, True]
+  assert {"layer1.0", "layer1", "0", "bn1", "scale", "head", "pos_embed"} <= optim.parameter_names(params)
+
+
+def test_accumulated_steps_are_one_step_on_their_mean_with_the_schedule_in_steps(rng):
+  grads = jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
+  def run(grads, milestone, **keys):
+    tx = optimizer(schedule="step", milestones=(f"{milestone} steps",), **keys)
+    params, path = jnp.ones(3), []
+    state = tx.init(params)
+    for grad in grads:
+      updates, state = tx.update(grad, state, params)
+      params = optax.apply_updates(params, updates)
+      path.append(params)
+    return np.array(path)
+  found = run(grads, 4, accumulate=2)
+  np.testing.assert_array_equal(found[::2], [np.ones(3), *found[1:-1:2]])
+  np.testing.assert_allclose(found[1::2], run(grads.reshape(3, 2, 3).mean(axis=1), 2), rtol=1e-6)
+
+
 @pytest.mark.parametrize("text, steps", [("500 steps", 500), ("1 step", 1), (7, 7), ("2 epochs", 80), ("0.1 epochs", 4),
                                          ("30%", 300), ("0 steps", 0), ("0.001%", 1)])
 def test_durations(text, steps):
@@ -77,7 +108,7 @@ def test_unreadable_durations_are_refused(text):
     ({"learning_rate": -0.1}, "learning_rate"), ({"learning_rate": float("nan")}, "learning_rate"),
     ({"learning_rate": 0.0}, "learning_rate"), ({"weight_decay": -1.0}, "weight_decay"), ({"momentum": 1.0}, "momentum"),
     ({"name": "sdg"}, "name"), ({"schedule": "linear"}, "schedule"), ({"clip_norm": float("nan")}, "clip_norm"),
-    ({"schedule": "step", "milestones": ("50%", "30%")}, "milestones"), ({"decay": 0.0}, "decay")])
+    ({"schedule": "step", "milestones": ("50%", "30%")}, "milestones"), ({"decay": 0.0}, "decay"), ({"accumulate": 0}, "accumulate")])
 def test_bad_values_are_refused_by_name(kwargs, key):
   with pytest.raises(ConfigError, match=f"optimizer.{key} must"):
     optimizer(**kwargs)

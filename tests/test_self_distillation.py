@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from on_logits import evaluate, method, nobody
+from on_logits import evaluate, method
 import pytest
 import runs
 import toy
@@ -180,7 +180,7 @@ def test_shallow_classifiers_are_evaluated_and_not_exported(tmp_path):
   assert all(0 < summary[name]["last"]["nll"] < 10 and 0 <= summary[name]["last"]["ece"] <= 1 for name in heads)
   assert sorted(p.name for p in (tmp_path / "members").iterdir()) == ["convnet.0", "convnet.1"]
   manifest = jaxdistill.checkpoint.load(tmp_path / "members" / "convnet.0" / "last")[0]
-  assert set(manifest["params"]) == {"BatchNorm_0", "BatchNorm_1", "BatchNorm_2", "Conv_0", "Conv_1", "Conv_2", "classifier"}
+  assert set(manifest["params"]) == {"BatchNorm_0", "BatchNorm_1", "BatchNorm_2", "Conv_0", "Conv_1", "Conv_2", "fc"}
 
 
 class OneStage(nn.Module):

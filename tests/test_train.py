@@ -94,9 +94,8 @@ def test_evaluation_is_exact(finished):
   """Saved weights of a member, applied by hand to the whole test split, give the logged numbers."""
   workdir, _ = finished
   variables, manifest = checkpoint.load(workdir / "members" / "convnet.1" / "last")
-  settings = {k: v for k, v in manifest["model"].items() if k not in ("model", "members")}
-  model = registry.resolve("models", manifest["model"]["model"], num_classes=manifest["num_classes"],
-                           dtype=np.float32, **settings)
+  name = manifest["model"].pop("model")
+  model = registry.resolve("models", name, num_classes=manifest["num_classes"], dtype=np.float32, **manifest["model"])
   test = registry.resolve("data", "digits").test
   image = (test.image / 255.0 - np.array(manifest["mean"]).reshape(1, 1, 1, 3)) / np.array(manifest["std"]).reshape(1, 1, 1, 3)
   logits = np.asarray(model.apply(variables, image.astype(np.float32), train=False).logits, np.float64)

@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxdistill import augment, optim, pool, sharding
 from jaxdistill import step as step_lib

@@ -93,7 +93,7 @@ def competitive(*, alpha: float = 1.0, beta: float = 1.0, temperature: float = 1
 
 def _contest(outputs: Outputs, clean, batch, views, metric: str, scope: str, subtract_entropy: bool) -> jax.Array:
   """Returns what the members compete on, [M] or [M, B], lower is better, NaN for who may not take part."""
-  logits, target = outputs.logits, views.target
+  logits, target = outputs.logits, views.label
   if metric == "ce_clean":
     labels = jnp.broadcast_to(batch.label[None], logits.shape[:2])
     score = losses.cross_entropy(clean().logits, labels)
@@ -137,7 +137,8 @@ def _init_projectors(key: jax.Array, setup: Setup, feature: str, projector: str)
   shapes = {}
   for name, output in setup.outputs.groups.items():
     if feature not in output.features:
-      raise ConfigError(f"method.feature {feature!r} is not a feature of {name}: it has {', '.join(output.features)}")
+      raise ConfigError(f"method.feature {feature!r} is not a feature of {name}: it has "
+                        f"{', '.join(output.features) or 'none: set method.beta=0'}")
     shapes[name] = output.features[feature].shape
   maps = {}
   for i, (student, own) in enumerate(shapes.items()):
