@@ -14,6 +14,6 @@ from jaxdistill.config import group, perturbation
 def get_config():
   config = presets.cifar("cifar100", "competitive")
   config.perturb = perturbation()
-  config.cohort.mobilenet = group("mobilenet.v2", members=1)
+  config.cohort.mobilenet = group("mobilenet.v2", members=1, stem="cifar")
   config.cohort.resnet56 = group("resnet_cifar.resnet56", members=1)
   return config

@@ -3,9 +3,10 @@
     python -m jaxdistill.main --config=configs/cifar100_ffsd.py --config.data.dir=DIR
 
 Other rows of Table I: `--config.cohort.student.model=resnet_cifar.resnet20` (or resnet56), or `wide_resnet.wrn` with
-`--config.cohort.student.depth=40 --config.cohort.student.widen=2`; GoogLeNet and DenseNet-40-12 are not among the
-networks yet. More students (Fig. 6): `--config.cohort.student.members=4` is three and the leader. Table IV without
-diversity: `--config.method.diversity_weight=0`; Table VI without self-distillation: `--config.method.stages=stage3`.
+`--config.cohort.student.depth=40 --config.cohort.student.widen=2`, `googlenet`, or `densenet.densenet40` with
+`--config.cohort.student.initial=24`. More students (Fig. 6): `--config.cohort.student.members=4` is three and the
+leader. Table IV without diversity: `--config.method.diversity_weight=0`; Table VI without self-distillation:
+`--config.method.stages=stage3`.
 `--config.method.variant=paper` is the paper's text where the released code differs from it.
 
 Recipe: 300 epochs, batch 128, SGD with Nesterov momentum 0.9, learning rate 0.1, a tenth at 150 and 225, weight decay

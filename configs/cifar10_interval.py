@@ -4,8 +4,9 @@
 
 Cycles of 10 independent and 30 distillation epochs, T = 3, gradual weights. Table 5 varies
 `--config.method.distillation_epochs` (with epochs a multiple of the cycle), Table 4 `--config.method.temperature`,
-Table 6 compares `--config.method.weights=fixed`. The paper's other pairs need VGG, DenseNet-100 and AlexNet, which
-are not among the networks yet; any mix of architectures works: add a group to the cohort.
+Table 6 compares `--config.method.weights=fixed`. Table 1's pairs of one kind:
+`--config.cohort.resnet110.model=vgg.vgg19 --config.cohort.resnet110.stem=cifar`, or `densenet.densenet_bc100` alone; pairs
+of two kinds: `cifar10_interval_alexnet_vgg.py`.
 
 Recipe: learning rate 0.1, a tenth at half and at three quarters of the run; the epochs, the batch and the weight
 decay are not stated: 320 (eight cycles), 128 and 5e-4 here.
