@@ -7,6 +7,9 @@ import numpy as np
 import runs
 
 import jaxdistill
+from jaxdistill import registry
+from jaxdistill.build import build
+from jaxdistill.config import group
 
 TEXT = (runs.ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -47,10 +50,34 @@ def test_a_method_in_twenty_lines(tmp_path, monkeypatch):
   sys.modules.pop("my_method")
 
 
+def test_networks_of_a_users_own(tmp_path, monkeypatch):
+  (tmp_path / "my_networks.py").write_text(block("class OnlyLogits"))
+  monkeypatch.syspath_prepend(tmp_path)
+  config = runs.config("competitive", "cohort.convnet.model=my_networks:mine", "cohort.convnet.width=4", "method.beta=0")
+  config.cohort.only = group("my_networks:only_logits")
+  config.cohort.nnx = group("my_networks:from_nnx", members=2)
+  cohort = build(config).state.cohort
+  assert cohort["convnet"].params["Dense_0"]["kernel"].shape == (2, 4, 10)
+  assert cohort["nnx"].params["head"]["kernel"].shape == (2, 16, 10) and set(cohort["only"].params) == {"Dense_0", "Dense_1"}
+  sys.modules.pop("my_networks")
+
+
+def test_the_listed_networks_exist():
+  table = TEXT.split("## Networks")[1].split("\n\n")[2]
+  rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+  assert len(rows) == 10
+  for row in rows:
+    names = re.findall(r"`([\w.]+)`", row)
+    family = names[0].split(".")[0]
+    for name in names:
+      assert {name, f"{family}.{name}"} & set(registry.list_available("models")), name
+
+
 def test_commands_name_files_and_modules_that_exist():
-  for path in re.findall(r"--config=(configs/\S+\.py)", TEXT) + [f"configs/{p}" for p in re.findall(r"`(cifar\w+\.py)`", TEXT)]:
+  for path in re.findall(r"--config=(configs/\S+\.py)", TEXT) + [f"configs/{p}" for p in re.findall(r"`((?:cifar|imagenet)\w+\.py)`", TEXT)]:
     assert (runs.ROOT / path).is_file(), path
   for module in re.findall(r"python -m jaxdistill\.(\w+)", TEXT):
-    assert (runs.ROOT / "jaxdistill" / f"{module}.py").is_file(), module
+    package = runs.ROOT / "jaxdistill"
+    assert (package / f"{module}.py").is_file() or (package / module / "__main__.py").is_file(), module
   ci = (runs.ROOT / ".ci" / "run").read_text()
   assert "-m pytest" in ci and "README.md" in ci
