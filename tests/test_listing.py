@@ -39,6 +39,12 @@ def test_the_command_prints_a_row_for_each_chosen_network(monkeypatch, capsys):
   assert " ".join(features) == "stem 32x32x16, stage1 32x32x16, stage2 16x16x32, stage3 8x8x64, pooled 64"
 
 
+def test_the_work_is_that_of_the_network_and_not_of_how_a_cpu_does_it():
+  side, classes, parameters, flops, _ = listing.describe("resnet.resnext50")
+  assert (side, classes, parameters) == (224, 1000, 25_028_904)
+  assert 2 * 4.0e9 < flops < 2 * 4.3e9  # 4.2 billion multiply-adds in Xie et al., table 1
+
+
 def test_an_unknown_network_is_refused_by_name(monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["models", "resnett"])
   with pytest.raises(listing.registry.ConfigError, match="there is no network 'resnett'; did you mean 'resnet'?"):

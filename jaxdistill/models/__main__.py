@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill import registry
+from jaxdistill.convolution import as_written
 from jaxdistill.errors import require, run_command
 
 _HEADER = f"{'name':<26} {'image':>5} {'classes':>7} {'parameters':>12} {'GFLOPs':>8}  features"
@@ -30,7 +31,8 @@ def describe(name: str) -> tuple[int, int, int, float, dict[str, tuple[int, ...]
   image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(image.shape), train=False))
   apply = lambda variables, image: model.apply(variables, image, train=False)
-  lowered = jax.jit(lambda *args: apply(*args).logits).lower(variables, image)
+  with as_written():
+    lowered = jax.jit(lambda *args: apply(*args).logits).lower(variables, image)
   parameters = sum(x.size for x in jax.tree.leaves(variables["params"]))
   output = jax.eval_shape(apply, variables, image)
   order = sorted(output.features, key=lambda key: (key != "stem", key == "pooled", key))  # dicts come back sorted
