@@ -118,7 +118,7 @@ def _specs(config, recipe: Callable, num_classes: int) -> tuple[GroupSpec, ...]:
   return tuple(specs)
 
 
-def _given(config, specs: tuple[GroupSpec, ...], image_shape, num_classes: int) -> tuple[dict[str, dict], list[str]]:
+def _given(config, specs: tuple[GroupSpec, ...], state: TrainState, num_classes: int) -> tuple[dict[str, dict], list[str]]:
   """Reads the weights that groups start from: group -> path -> array [K, ...]; and says what was left out."""
   given, notes = {}, []
   for spec in specs:
@@ -127,7 +127,8 @@ def _given(config, specs: tuple[GroupSpec, ...], image_shape, num_classes: int) 
       continue
     require(len(paths) in (1, spec.size), f"cohort.{spec.name}.init names {len(paths)} files for {spec.size} members: "
             "give one for all or one for each")
-    variables = jax.eval_shape(lambda: spec.model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False))
+    group = state.cohort[spec.name]
+    variables = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), {"params": group.params, **group.stats})
     with naming(f"cohort.{spec.name}"):
       loaded = {path: pretrained.load(path, variables, num_classes) for path in dict.fromkeys(paths)}
     notes += [f"{spec.name} starts from {path}" + (f" but for {left}, which it has for {num_classes} classes" if left else "")
@@ -137,7 +138,8 @@ def _given(config, specs: tuple[GroupSpec, ...], image_shape, num_classes: int) 
   return given, notes
 
 
-def _check_no_decay(names, state: TrainState) -> None:
+def _check_no_decay(config, state: TrainState) -> None:
+  names = [name for section in (config, *config.cohort.values()) for name in section.optimizer.get("no_decay", ())]
   known = set().union(*(optim.parameter_names(p) for p in (state.method.params, *(g.params for g in state.cohort.values()))))
   for name in names:
     require(name in known, f"optimizer.no_decay: no network has a parameter {name!r}{registry.nearest(name, known)}")
@@ -178,9 +180,9 @@ def build(config) -> Experiment:
   init = functools.partial(step_lib.init_state, config.seed, specs, method, method_tx,
                            dataset.train.image.shape[1:], dataset.num_classes, len(dataset.train.label),
                            steps_per_epoch=plan.per_epoch, total_steps=plan.total)
-  given, notes = _given(config, specs, dataset.train.image.shape[1:], dataset.num_classes)
-  state = jax.eval_shape(init, given)
-  _check_no_decay(config.optimizer.no_decay, state)
+  state = jax.eval_shape(init)
+  given, notes = _given(config, specs, state, dataset.num_classes)
+  _check_no_decay(config, state)
   is_table = lambda x: isinstance(x, Table)
   if not dataset.stable_index and any(map(is_table, jax.tree.leaves(state.method.memory, is_leaf=is_table))):
     raise ConfigError(f"method {config.method.name} keeps a table of the training examples, but {dataset.name} "

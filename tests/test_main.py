@@ -64,6 +64,7 @@ def save_arrays(path, **changes):
     (["--config.method.name=interval"], "method: cycles of 10 + 30 epochs do not fit a run of 30 epochs: set epochs to 40 or 80"),
     (["--config.method.name=byot", "--config.method.stages=stage9"], "method: stages: 'stage9' is not a feature of convnet: it has"),
     (["--config.optimizer.no_decay=bias,scael"], "optimizer.no_decay: no network has a parameter 'scael'; did you mean 'scale'?"),
+    (["--config.cohort.convnet.optimizer.no_decay=scael"], "optimizer.no_decay: no network has a parameter 'scael'"),
     (["--config.cohort.convnet.init=/nowhere.safetensors"], "/nowhere.safetensors: there is no such file"),
     (["--config.cohort.resnet8.model=alexnet"], "cohort.resnet8: the images have 8x8 pixels, this network needs 63 a side; some take stem='cifar'"),
     (["--config.cohort.resnet8.model=vit.vit_s"], "cohort.resnet8: patch must divide the sides of the 8x8 input, got 16; resize can change them"),

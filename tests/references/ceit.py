@@ -30,8 +30,7 @@ def _ceit(side, dim=24, depth=4, heads=3, patch=4, stem=8):
       first, rest = x[:, :1], x[:, 1:]
       side = int(rest.shape[1]**0.5)
       y = rest.transpose(1, 2).unflatten(2, (side, side))
-      y = F.gelu(self.bn1(self.conv1(y)))
-      y = F.gelu(self.bn2(self.conv2(y)))
+      y = F.gelu(self.bn2(self.conv2(F.gelu(self.bn1(self.conv1(y))))))
       y = self.bn3(self.conv3(y))
       return torch.cat([first, y.flatten(2).transpose(1, 2)], dim=1)
 
@@ -48,10 +47,7 @@ def _ceit(side, dim=24, depth=4, heads=3, patch=4, stem=8):
       super().__init__()
       self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
       self.attn = Attention()
-      if last:
-        self.feedforward = Mlp()
-      else:
-        self.leff = LeFF()
+      setattr(self, "feedforward" if last else "leff", Mlp() if last else LeFF())
 
     def forward(self, x):
       last = hasattr(self, "feedforward")
