@@ -10,7 +10,7 @@ import runs
 import jaxdistill
 import jaxdistill.errors
 from jaxdistill import config as config_lib
-from jaxdistill import main, step
+from jaxdistill import build, main, sharding, step
 
 CONFIGS = sorted((runs.ROOT / "configs").glob("*.py"))
 
@@ -136,8 +136,10 @@ def test_every_config_runs_two_steps(path, tmp_path):
   if config.data.name != "digits":
     data = save_arrays(tmp_path / "data.npz", labels_train=np.arange(64) % 8, labels_test=np.arange(24) % 8)
     overrides += ["data.name=npz", f"data.path={data}", "data.num_classes=8"]
-  if len(config.perturb.ops) > 2 and path.stem != "cifar100_competitive":  # each one takes its time to compile
-    overrides += [f"perturb.ops={','.join(config.perturb.ops[:2])}"]
+  if config.perturb.ops and path.stem != "cifar100_competitive":  # each one takes its time to compile
+    overrides += [f"perturb.ops={config.perturb.ops[0]}"]
+  if path.stem.startswith("imagenet"):  # what is left of the differences to the pair on CIFAR: it compiles only once
+    overrides += ["augment.padding=4", "epochs=100"]
   if config.holdout:
     overrides += ["holdout=16"]
   if "independent_epochs" in config.method:  # a run of whole cycles
@@ -145,7 +147,17 @@ def test_every_config_runs_two_steps(path, tmp_path):
   for name, group in config.cohort.items():
     overrides += [f"cohort.{name}.{change}" for change in SHALLOW[group.model.split(".")[0]]]
   config_lib.override(config, overrides)
-  summary = jaxdistill.train(config, tmp_path / "run", quiet=True)
-  assert summary["steps"] == config.steps and len(summary["members"]) == sum(g.members for g in config.cohort.values())
-  train = [line for line in runs.metrics(tmp_path / "run") if line["split"] == "train"]
-  assert train and all(np.isfinite(train[-1][f"loss/{name}"]) for name in summary["members"])
+  experiment = build.build(config)
+  per_epoch, mesh, state = experiment.plan.per_epoch, experiment.mesh, experiment.init()
+  splits = {"train": sharding.put_replicated(mesh, tuple(experiment.dataset.train))}
+  if experiment.dataset.holdout:
+    splits["holdout"] = sharding.put_replicated(mesh, tuple(experiment.dataset.holdout))
+  run = step.make_resident_step(experiment.train_step, mesh, batch_size=config.batch_size, steps_per_epoch=per_epoch,
+                                steps_per_dispatch=1)
+  for number in range(config.steps):
+    if number % per_epoch == 0:
+      state = experiment.surveyor.run(state, splits, number // per_epoch)
+    state, metrics = run(state, *splits["train"], step.epoch_order(state.key, 0, len(splits["train"][1])))
+    losses = np.asarray(metrics["loss"].value())
+    assert losses.shape == (sum(g.members for g in config.cohort.values()),) and np.isfinite(losses).all()
+  assert int(state.step) == config.steps
