@@ -137,6 +137,6 @@ def conv(features: int, kernel: int, stride: int = 1, *, groups: int = 1, dtype:
                  kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"), name=name)
 
 
-def batch_norm(train: bool, dtype: Any = jnp.float32, *, epsilon: float = 1e-5, name: str | None = None) -> nn.BatchNorm:
+def batch_norm(train: bool, dtype: Any = jnp.float32, *, name: str | None = None) -> nn.BatchNorm:
   """Returns batch normalisation with PyTorch's constants; running variances stay biased, as Flax has them."""
-  return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=epsilon, dtype=dtype, name=name)
+  return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
