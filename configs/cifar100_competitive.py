@@ -8,12 +8,12 @@ The paper's text perturbs in every iteration, its released code in every tenth, 
 Paper (eight A100): 71.45 and 71.36 % top-1; independent 68.73 %, DML 70.87 and 70.83 %. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group, perturbation
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group, perturbation
 
 
 def get_config():
-  config = presets.cifar("cifar100", "competitive", alpha=1.0, beta=1.0)
+  config = recipes.cifar("cifar100", "competitive", alpha=1.0, beta=1.0)
   config.perturb = perturbation()
   config.cohort.resnet32 = group("resnet_cifar.resnet32", members=2)
   return config

@@ -5,12 +5,12 @@
 Paper: 70.44, 71.21 and 71.49 % top-1; independent 68.73 %, DML 70.26, 69.95 and 70.84 %. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group, perturbation
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group, perturbation
 
 
 def get_config():
-  config = presets.cifar("cifar100", "competitive")
+  config = recipes.cifar("cifar100", "competitive")
   config.perturb = perturbation()
   config.cohort.resnet32 = group("resnet_cifar.resnet32", members=3)
   return config

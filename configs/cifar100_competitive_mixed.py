@@ -8,14 +8,14 @@ their own. Learning rate 0.05 with warm-up for the others: at the paper's 0.1 wi
 310 steps of 64 images. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group, perturbation
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group, perturbation
 
 TOKENS = dict(name="adamw", learning_rate=1e-3, weight_decay=0.05, clip_norm=1.0)
 
 
 def get_config():
-  config = presets.cifar("cifar100", "competitive")
+  config = recipes.cifar("cifar100", "competitive")
   config.optimizer.update(dict(learning_rate=0.05, schedule="cosine", milestones=(), warmup="5 epochs"))
   config.perturb = perturbation()
   config.cohort.mobilenet = group("mobilenet.v2", width=0.5, stem="cifar")

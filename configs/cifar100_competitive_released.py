@@ -8,12 +8,13 @@ the paper's, so that only the rule differs from cifar100_competitive_3_resnet32.
 AdamW (1e-3, decay 1e-8, constant), batch 84, 400 epochs, images resized to 224. Not yet run in full.
 """
 
-from jaxdistill import perturb, presets
-from jaxdistill.config import group, perturbation
+from jaxdistill.inputs import perturb
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group, perturbation
 
 
 def get_config():
-  config = presets.cifar("cifar100", "competitive", teachers="all_better", beta=0.0)
+  config = recipes.cifar("cifar100", "competitive", teachers="all_better", beta=0.0)
   config.perturb = perturbation(ops=perturb.RELEASED_POOL, every=10, space="normalized", **perturb.RELEASED_STRENGTHS)
   config.cohort.resnet32 = group("resnet_cifar.resnet32", members=3)
   return config

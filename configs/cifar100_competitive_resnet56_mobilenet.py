@@ -7,12 +7,12 @@ and 73.59 %); its MobileNet has 3.5 M parameters, the count of MobileNetV2 with 
 projection compares the pooled features, of size 64 and 1280. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group, perturbation
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group, perturbation
 
 
 def get_config():
-  config = presets.cifar("cifar100", "competitive")
+  config = recipes.cifar("cifar100", "competitive")
   config.perturb = perturbation()
   config.cohort.mobilenet = group("mobilenet.v2", members=1, stem="cifar")
   config.cohort.resnet56 = group("resnet_cifar.resnet56", members=1)

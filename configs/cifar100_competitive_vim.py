@@ -8,12 +8,12 @@ names of the released code. Recipe: as `cifar100_competitive_vit_ceit.py`.
 Paper, top-1: alone 84.52, DML 85.61 and 85.86, competitive 86.24 and 86.43 %. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group, perturbation
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group, perturbation
 
 
 def get_config():
-  config = presets.transformer(presets.cifar("cifar100", "competitive"), no_decay=("A_log", "A_b_log", "D", "D_b"))
+  config = recipes.transformer(recipes.cifar("cifar100", "competitive"), no_decay=("A_log", "A_b_log", "D", "D_b"))
   config.epochs = 100.0
   config.perturb = perturbation()
   config.cohort.vim = group("vim.vim_s", members=2, resize=224, drop_path=0.1)

@@ -12,12 +12,12 @@ recipe of DeiT with 100 epochs, stochastic depth 0.1 and batch 128.
 Paper, CeiT-B / ViT-B, top-1: alone 86.28 / 85.73, DML 87.77 / 86.48, competitive 87.79 / 86.98 %. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group, perturbation
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group, perturbation
 
 
 def get_config():
-  config = presets.transformer(presets.cifar("cifar100", "competitive"), no_decay=("pos_layer_embed",))
+  config = recipes.transformer(recipes.cifar("cifar100", "competitive"), no_decay=("pos_layer_embed",))
   config.epochs = 100.0
   config.perturb = perturbation()
   config.cohort.ceit = group("ceit.ceit_b", resize=224, drop_path=0.1)

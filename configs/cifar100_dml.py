@@ -6,11 +6,11 @@
 70.83 % top-1. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group
 
 
 def get_config():
-  config = presets.cifar("cifar100", "dml")
+  config = recipes.cifar("cifar100", "dml")
   config.cohort.resnet32 = group("resnet_cifar.resnet32", members=2)
   return config

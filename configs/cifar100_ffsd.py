@@ -17,11 +17,11 @@ WRN-16-2: 71.97, 75.51 and 75.44, 76.69, 75.81 %. Its column "Ens" counts an ima
 which is not what `ensemble` means here. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group
 
 
 def get_config():
-  config = presets.step_decay(presets.cifar("cifar100", "ffsd"), epochs=300.0, weight_decay=1e-4)
+  config = recipes.step_decay(recipes.cifar("cifar100", "ffsd"), epochs=300.0, weight_decay=1e-4)
   config.cohort.student = group("resnet_cifar.resnet32", members=3)  # the last one leads
   return config

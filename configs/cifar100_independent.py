@@ -5,11 +5,11 @@
 Shi et al., Table 2, give 68.73 % top-1. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group
 
 
 def get_config():
-  config = presets.cifar("cifar100", "independent")
+  config = recipes.cifar("cifar100", "independent")
   config.cohort.resnet32 = group("resnet_cifar.resnet32", members=2)
   return config

@@ -15,11 +15,11 @@ Paper, top-1: 77.81 and 77.47 % (alone 74.02 %); DML 76.92, EC-DNN 77.38 %. (Ale
 75.32, gradual 50.13 and 75.45 %.) Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group
 
 
 def get_config():
-  config = presets.step_decay(presets.cifar("cifar100", "interval"), epochs=320.0, weight_decay=5e-4)
+  config = recipes.step_decay(recipes.cifar("cifar100", "interval"), epochs=320.0, weight_decay=5e-4)
   config.cohort.resnet110 = group("resnet_cifar.resnet110", members=2)
   return config

@@ -15,13 +15,13 @@ linear 73.4 / 74.6 (73.6 / 74.9), min-logit 73.0 / 74.1 (73.5 / 74.6), general 7
 run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group
 
 
 def get_config():
-  config = presets.cifar("cifar100", "kdcl.general")
-  presets.step_decay(config, epochs=200.0, weight_decay=5e-4, nesterov=False)
+  config = recipes.cifar("cifar100", "kdcl.general")
+  recipes.step_decay(config, epochs=200.0, weight_decay=5e-4, nesterov=False)
   config.holdout = 5000
   config.views = "per_member"
   config.cohort.resnet32 = group("resnet_cifar.resnet32")

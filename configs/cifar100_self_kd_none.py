@@ -9,11 +9,11 @@ decay 5e-4; epochs and decay points are not stated: 300, 150 and 225, those of P
 Paper: top-1 error 21.41 %, top-5 error 5.57 %, NLL 0.87, ECE 5.14 %, AURC 56.92e-3. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group
 
 
 def get_config():
-  config = presets.cifar("cifar100", "progressive_self_kd", ps_kd=False, byot=False, dmfl=False)
+  config = recipes.cifar("cifar100", "progressive_self_kd", ps_kd=False, byot=False, dmfl=False)
   config.cohort.resnet18 = group("resnet.resnet18", stem="cifar")
-  return presets.step_decay(config, epochs=300.0, weight_decay=5e-4)
+  return recipes.step_decay(config, epochs=300.0, weight_decay=5e-4)

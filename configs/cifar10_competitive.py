@@ -5,12 +5,12 @@
 Paper: 92.95 and 93.05 % top-1; independent 91.98 %, DML 92.36 and 92.67 %. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group, perturbation
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group, perturbation
 
 
 def get_config():
-  config = presets.cifar("cifar10", "competitive")
+  config = recipes.cifar("cifar10", "competitive")
   config.perturb = perturbation()
   config.cohort.resnet32 = group("resnet_cifar.resnet32", members=2)
   return config

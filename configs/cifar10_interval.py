@@ -15,11 +15,11 @@ Paper, top-1: 95.72 and 95.75 % (alone 93.84 %); DML 94.81, EC-DNN 94.97 %. (Ale
 93.93, gradual 79.87 and 94.33 %.) Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group
 
 
 def get_config():
-  config = presets.step_decay(presets.cifar("cifar10", "interval"), epochs=320.0, weight_decay=5e-4)
+  config = recipes.step_decay(recipes.cifar("cifar10", "interval"), epochs=320.0, weight_decay=5e-4)
   config.cohort.resnet110 = group("resnet_cifar.resnet110", members=2)
   return config

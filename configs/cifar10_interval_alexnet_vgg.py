@@ -11,12 +11,12 @@ what both reach: VGG-19 and ResNet-110 94.27 / 95.60, DenseNet-100 and ResNet-11
 Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group
 
 
 def get_config():
-  config = presets.step_decay(presets.cifar("cifar10", "interval"), epochs=320.0, weight_decay=5e-4)
+  config = recipes.step_decay(recipes.cifar("cifar10", "interval"), epochs=320.0, weight_decay=5e-4)
   config.cohort.first = group("alexnet", stem="cifar")
   config.cohort.second = group("vgg.vgg19", stem="cifar")
   return config

@@ -3,12 +3,12 @@
     python -m jaxdistill.main --config=configs/digits_dml.py
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group
 
 
 def get_config():
-  config = presets.digits("dml")
+  config = recipes.digits("dml")
   config.cohort.convnet = group("small.convnet", members=2)
   config.cohort.resnet8 = group("resnet_cifar.resnet8", members=1)
   return config

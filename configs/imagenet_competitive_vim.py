@@ -7,13 +7,13 @@ Data and recipe: see `imagenet_competitive_vit_ceit.py`.
 Paper, top-1: alone 80.46, DML 81.23 and 81.37, competitive 81.83 and 82.04 %. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group, perturbation
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group, perturbation
 
 
 def get_config():
-  config = presets.imagenet("competitive")
-  presets.transformer(config, no_decay=("A_log", "A_b_log", "D", "D_b"))
+  config = recipes.imagenet("competitive")
+  recipes.transformer(config, no_decay=("A_log", "A_b_log", "D", "D_b"))
   config.perturb = perturbation()
   config.cohort.vim = group("vim.vim_s", members=2, drop_path=0.1)
   return config

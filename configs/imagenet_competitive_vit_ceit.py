@@ -8,13 +8,13 @@ random resized crops. Recipe: DeiT's with stochastic depth 0.1 and batch 128; 30
 Paper, CeiT-B / ViT-B, top-1: alone 85.47 / 84.25, DML 85.79 / 85.34, competitive 86.08 / 86.27 %. Not yet run in full.
 """
 
-from jaxdistill import presets
-from jaxdistill.config import group, perturbation
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group, perturbation
 
 
 def get_config():
-  config = presets.imagenet("competitive")
-  presets.transformer(config, no_decay=("pos_layer_embed",))
+  config = recipes.imagenet("competitive")
+  recipes.transformer(config, no_decay=("pos_layer_embed",))
   config.perturb = perturbation()
   config.cohort.ceit = group("ceit.ceit_b", drop_path=0.1)
   config.cohort.vit = group("vit.vit_b", drop_path=0.1)

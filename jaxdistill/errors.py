@@ -53,7 +53,9 @@ class Preempted(JaxdistillError):
   exit_code = 75
 
 
-def run_command(command: Callable[[], None], debug: Callable[[], bool] = lambda: False) -> int:
+def run_command(
+  command: Callable[[], None], debug: Callable[[], bool] = lambda: False
+) -> int:
   """Runs a command and returns its exit code, ending every known error in one line on stderr.
 
   Args:
@@ -72,12 +74,17 @@ def run_command(command: Callable[[], None], debug: Callable[[], bool] = lambda:
 
 
 @contextlib.contextmanager
-def naming(section: str) -> Iterator[None]:
-  """Puts the section in front of what a factory, which knows only its own keywords, says is wrong with it."""
+def naming(section: str, separator: str = ": ") -> Iterator[None]:
+  """Puts the section in front of what a factory, which knows only its own keywords, says is wrong with it.
+
+  Args:
+    section: of the config.
+    separator: "." where every error begins with the name of a key of that section.
+  """
   try:
     yield
   except ConfigError as error:
-    raise ConfigError(f"{section}: {error}") from error
+    raise ConfigError(f"{section}{separator}{error}") from error
 
 
 def require(condition: bool, message: str) -> None:
@@ -89,13 +96,18 @@ def require(condition: bool, message: str) -> None:
 def require_positive(**values: float) -> None:
   """Raises `ConfigError` for the first value that is not a finite number above zero."""
   for name, value in values.items():
-    require(0 < value < float("inf"), f"{name} must be a finite number above 0, got {value}")
+    require(
+      0 < value < float("inf"), f"{name} must be a finite number above 0, got {value}"
+    )
 
 
 def require_not_negative(**values: float) -> None:
   """Raises `ConfigError` for the first value that is not a finite number of at least zero."""
   for name, value in values.items():
-    require(0 <= value < float("inf"), f"{name} must be a finite number of at least 0, got {value}")
+    require(
+      0 <= value < float("inf"),
+      f"{name} must be a finite number of at least 0, got {value}",
+    )
 
 
 def require_rate(**values: float) -> None:
@@ -107,4 +119,6 @@ def require_rate(**values: float) -> None:
 def require_choice(**values: tuple[str, tuple[str, ...]]) -> None:
   """Raises `ConfigError` for the first `name=(value, allowed)` whose value is not allowed."""
   for name, (value, allowed) in values.items():
-    require(value in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    require(
+      value in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}"
+    )

@@ -2,9 +2,11 @@
 
     python -m jaxdistill.main --config=configs/digits_competitive.py --config.epochs=5 --workdir=runs/try
 
-`--config.any.key=value` overrides a key of the config. The same command with the same workdir resumes.
+`--config.any.key=value` overrides a key of the config. The same command with the same
+workdir resumes.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 import signal
 import sys
@@ -14,57 +16,95 @@ from absl import flags
 
 from jaxdistill.errors import ConfigError, run_command
 
-_CONFIG = flags.DEFINE_string("config", None, "Config file; override any key with --config.<key>=<value>.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run writes; default runs/<config>/<time>.")
+_CONFIG = flags.DEFINE_string(
+  "config", None, "Config file; override any key with --config.<key>=<value>."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Where the run writes; default runs/<config>/<time>."
+)
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
+_PREFIX = "--config."
+_USAGE = (
+  "python -m jaxdistill.main --config=FILE [--config.KEY=VALUE ...] [--workdir=DIR]"
+)
 
-def _stop_on_signals():
+
+def _stop_on_signals() -> Callable[[], bool]:
   """Turns the first SIGTERM or Ctrl-C into a request to save and stop; the second one kills."""
-  asked = []
-  def ask(number, frame):
+  received = []
+
+  def remember(number, frame):
     del frame
-    asked.append(number)
+    received.append(number)
     signal.signal(number, signal.SIG_DFL)
-    print("jaxdistill: stopping: the state is saved after the current step; once more stops at once", file=sys.stderr)
+    print(
+      "jaxdistill: stopping: the state is saved after the current step; once more stops at once",
+      file=sys.stderr,
+    )
+
   for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, ask)
-  return lambda: bool(asked)
+    signal.signal(number, remember)
+  return lambda: bool(received)
 
 
 def _help() -> str:
-  from jaxdistill import registry
-  lists = [f"{kind}: {', '.join(registry.list_available(kind))}" for kind in registry.PACKAGES]
-  return "\n\n".join([__doc__.strip(), flags.FLAGS.main_module_help().strip(), *lists])
+  from jaxdistill.core import registry
+
+  parts = [(__doc__ or "").strip(), flags.FLAGS.main_module_help().strip()]
+  for kind in registry.KINDS:
+    parts.append(f"{kind}: {', '.join(registry.list_available(kind))}")
+  return "\n\n".join(parts)
 
 
-def run(argv: list[str]) -> None:
-  """Parses the command line and trains."""
+def _default_workdir(config: str) -> str:
+  """Returns runs/<config>/<time>; the argument of a config file is part of its name."""
+  file, _, argument = config.partition(":")
+  name = Path(file).stem
+  if argument:
+    name += "-" + argument.replace(",", "-")
+  return f"runs/{name}/{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def run(argv: Sequence[str]) -> None:
+  """Parses the command line and trains.
+
+  Args:
+    argv: arguments after the program's name.
+  """
   if {"-h", "--help"} & set(argv):
     print(_help())
     return
   try:
-    rest = flags.FLAGS(argv, known_only=True)[1:]
+    rest = flags.FLAGS(["jaxdistill", *argv], known_only=True)[1:]
   except flags.Error as error:
     raise ConfigError(f"command line: {error}") from error
-  prefix = "--config."
-  unknown = [arg for arg in rest if not arg.startswith(prefix)]
-  if unknown or not _CONFIG.value:
-    raise ConfigError(f"command line: {f'unknown argument {unknown[0]!r}' if unknown else 'no --config given'}: "
-                      "python -m jaxdistill.main --config=FILE [--config.KEY=VALUE ...] [--workdir=DIR]")
+  unknown = [arg for arg in rest if not arg.startswith(_PREFIX)]
+  if unknown:
+    raise ConfigError(f"command line: unknown argument {unknown[0]!r}: {_USAGE}")
+  if not _CONFIG.value:
+    raise ConfigError(f"command line: no --config given: {_USAGE}")
   # Imported late: they pull in jax, and a wrong command line should be told at once.
-  from jaxdistill import config as config_lib
-  from jaxdistill import sharding, trainer
+  from jaxdistill.engine import sharding
+  from jaxdistill.run import trainer
+  from jaxdistill.run.config import load_config
+
   sharding.keep_order_on_cpu()
-  config = config_lib.load(_CONFIG.value, [arg.removeprefix(prefix) for arg in rest])
-  workdir = _WORKDIR.value or f"runs/{Path(_CONFIG.value).stem}/{time.strftime('%Y%m%d-%H%M%S')}"
+  config = load_config(_CONFIG.value, [arg.removeprefix(_PREFIX) for arg in rest])
+  workdir = _WORKDIR.value or _default_workdir(_CONFIG.value)
   trainer.train(config, workdir, stop=_stop_on_signals())
 
 
-def main() -> int:
-  """Runs the command line; returns the exit code."""
-  return run_command(lambda: run(sys.argv), debug=lambda: flags.FLAGS.is_parsed() and _DEBUG.value)
+def main(argv: Sequence[str]) -> int:
+  """Runs the command line; returns the exit code.
+
+  Args:
+    argv: arguments after the program's name.
+  """
+  return run_command(
+    lambda: run(argv), debug=lambda: flags.FLAGS.is_parsed() and _DEBUG.value
+  )
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(main(sys.argv[1:]))

@@ -9,8 +9,8 @@ from jaxdistill import losses
 def top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
   """Tells whether the label is among the k largest logits.
 
-  Of equal logits the lower class index ranks first, as `argmax` has it. A row with a logit that is not
-  finite counts as wrong.
+  Of equal logits the lower class index ranks first, as `argmax` has it. A row with a
+  logit that is not finite counts as wrong.
 
   Args:
     logits: [..., C], or any score that orders the classes.
@@ -21,9 +21,14 @@ def top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     f32[...] of 0 and 1.
   """
   true = jnp.take_along_axis(logits, labels[..., None], axis=-1)
-  ahead = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) < labels[..., None]
+  ahead = (
+    jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    < labels[..., None]
+  )
   better = (logits > true) | ((logits == true) & ahead)
-  return ((better.sum(axis=-1) < k) & jnp.isfinite(logits).all(axis=-1)).astype(jnp.float32)
+  return ((better.sum(axis=-1) < k) & jnp.isfinite(logits).all(axis=-1)).astype(
+    jnp.float32
+  )
 
 
 def negative_log_likelihood(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -37,7 +42,9 @@ def brier(probs: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.sum((probs - jax.nn.one_hot(labels, probs.shape[-1])) ** 2, axis=-1)
 
 
-def expected_calibration_error(probs: jax.Array, labels: jax.Array, bins: int = 10) -> jax.Array:
+def expected_calibration_error(
+  probs: jax.Array, labels: jax.Array, bins: int = 10
+) -> jax.Array:
   """Computes `calibration_error` of the most probable classes: [N, C], i32[N] -> f32[]."""
   return calibration_error(*_confidence(probs, labels), bins)
 
@@ -53,14 +60,18 @@ def eaurc(probs: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _confidence(probs: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-  return jnp.max(probs, axis=-1), (jnp.argmax(probs, axis=-1) == labels).astype(jnp.float32)
+  return jnp.max(probs, axis=-1), (jnp.argmax(probs, axis=-1) == labels).astype(
+    jnp.float32
+  )
 
 
-def calibration_error(confidence: jax.Array, correct: jax.Array, bins: int = 10) -> jax.Array:
+def calibration_error(
+  confidence: jax.Array, correct: jax.Array, bins: int = 10
+) -> jax.Array:
   """Computes the mean distance between confidence and accuracy over bins of equal width.
 
-  A bin counts with its share of the examples. It holds confidences above its lower and up to its upper edge, so a
-  confidence of 0 is in none.
+  A bin counts with its share of the examples. It holds confidences above its lower and
+  up to its upper edge, so a confidence of 0 is in none.
 
   Args:
     confidence: [N] in 0..1.
@@ -71,9 +82,13 @@ def calibration_error(confidence: jax.Array, correct: jax.Array, bins: int = 10)
     f32[], a fraction.
 
   Reference:
-    C. Guo, G. Pleiss, Y. Sun, K. Weinberger: On Calibration of Modern Neural Networks. ICML 2017, equation 3.
+    C. Guo, G. Pleiss, Y. Sun, K. Weinberger: On Calibration of Modern Neural Networks.
+      ICML 2017, equation 3.
   """
-  confidence, correct = jnp.asarray(confidence, jnp.float32), jnp.asarray(correct, jnp.float32)
+  confidence, correct = (
+    jnp.asarray(confidence, jnp.float32),
+    jnp.asarray(correct, jnp.float32),
+  )
   edges = jnp.arange(bins + 1, dtype=jnp.float32) / bins
   inside = (confidence[None] > edges[:-1, None]) & (confidence[None] <= edges[1:, None])
   gaps = jnp.mean(jnp.where(inside, (confidence - correct)[None], 0), axis=1)
@@ -83,8 +98,8 @@ def calibration_error(confidence: jax.Array, correct: jax.Array, bins: int = 10)
 def risk_coverage_area(confidence: jax.Array, correct: jax.Array) -> jax.Array:
   """Computes the area under the risk-coverage curve (AURC).
 
-  That is the mean over i = 1..N of the error rate among the i most confident examples. Of equal confidences the
-  earlier example ranks first.
+  That is the mean over i = 1..N of the error rate among the i most confident examples.
+  Of equal confidences the earlier example ranks first.
 
   Args:
     confidence: [N].
@@ -94,11 +109,14 @@ def risk_coverage_area(confidence: jax.Array, correct: jax.Array) -> jax.Array:
     f32[], a fraction.
 
   Reference:
-    Y. Geifman, G. Uziel, R. El-Yaniv: Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers. ICLR 2019,
+    Y. Geifman, G. Uziel, R. El-Yaniv: Bias-Reduced Uncertainty Estimation for Deep
+      Neural Classifiers. ICLR 2019,
     section 2.
   """
   wrong = jnp.asarray(correct) < 0.5
-  return _mean_risk(wrong[jnp.argsort(-jnp.asarray(confidence, jnp.float32), stable=True)])
+  return _mean_risk(
+    wrong[jnp.argsort(-jnp.asarray(confidence, jnp.float32), stable=True)]
+  )
 
 
 def excess_risk_coverage_area(confidence: jax.Array, correct: jax.Array) -> jax.Array:
@@ -112,10 +130,13 @@ def excess_risk_coverage_area(confidence: jax.Array, correct: jax.Array) -> jax.
     f32[], a fraction, at least 0.
 
   Reference:
-    Geifman et al.: Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers, section 3, with the area of the
+    Geifman et al.: Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers,
+      section 3, with the area of the
     best ranking counted, not approximated by its closed form.
   """
-  return risk_coverage_area(confidence, correct) - _mean_risk(jnp.sort(jnp.asarray(correct) < 0.5))
+  return risk_coverage_area(confidence, correct) - _mean_risk(
+    jnp.sort(jnp.asarray(correct) < 0.5)
+  )
 
 
 def _mean_risk(wrong: jax.Array) -> jax.Array:

@@ -1,16 +1,13 @@
 """Independent training: the baseline every other method has to beat under the same recipe."""
 
-import jax.numpy as jnp
-
-from jaxdistill import losses
-from jaxdistill.protocol import Method
-from jaxdistill.types import Objective
+from jaxdistill.core.method import Method, Step
+from jaxdistill.core.types import Objective
 
 
 def independent() -> Method:
-  """Trains every member on the labels alone: L_i = CE(z_i, y)."""
-  def loss(params, memory, outputs, batch, views, context):
-    del params, batch, context
-    ce = losses.soft_cross_entropy(outputs.logits, views.target).mean(axis=1)
-    return Objective(ce, jnp.float32(0), {}, memory)
+  """Returns the method that trains every member on the labels alone: L_i = CE(z_i, y)."""
+
+  def loss(step: Step) -> Objective:
+    return Objective(member=step.label_loss)
+
   return Method(loss=loss)

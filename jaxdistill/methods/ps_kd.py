@@ -1,12 +1,19 @@
 """Progressive self-knowledge distillation: labels softened by what the network itself predicted an epoch ago."""
 
+from jaxdistill.core.method import Method
 from jaxdistill.errors import require, require_choice
-from jaxdistill.methods import layers
-from jaxdistill.protocol import Method
+from jaxdistill.methods._past import make_past, softened
+from jaxdistill.methods._self_taught import self_taught
 
 
-def ps_kd(*, alpha: float = 0.8, schedule: str = "linear", source: str = "table", dtype: str = "float32",
-          top_k: int = 0) -> Method:
+def ps_kd(
+  *,
+  alpha: float = 0.8,
+  schedule: str = "linear",
+  source: str = "table",
+  dtype: str = "float32",
+  top_k: int = 0,
+) -> Method:
   """Trains every member on a mixture of the label and its own prediction of the epoch before.
 
       L = H((1 - a_e) y + a_e P_{e-1}(x), p),   a_e = alpha (e + 1) / E   in epoch e = 0 .. E - 1
@@ -14,20 +21,22 @@ def ps_kd(*, alpha: float = 0.8, schedule: str = "linear", source: str = "table"
   Args:
     alpha: weight of the past prediction at the end, in 0..1.
     schedule: "linear" as above, or "constant", alpha all along.
-    source: "table", what was predicted for the example when it was last trained on, in training mode and before
-      the update (the released code); "previous_weights", what the weights of the end of the last epoch predict
-      for the image as it is augmented now, in evaluation mode (one more forward pass a step).
+    source: "table", what was predicted for the example when it was last trained on, in
+      training mode and before the update (the released code); "previous_weights", what
+      the weights of the end of the last epoch predict for the image as it is augmented
+      now, in evaluation mode (one more forward pass a step).
     dtype: of the table: float32, float16 or bfloat16.
-    top_k: classes to keep of each past prediction, the rest evenly spread; 0 keeps all. For data sets whose table
-      would not fit: see `tables.create`.
+    top_k: classes to keep of each past prediction, the rest evenly spread; 0 keeps all.
+      For data sets whose table would not fit: see `tables.create`.
 
   Raises:
     ConfigError: for values out of range.
 
   Reference:
-    K. Kim, B. Ji, D. Yoon, S. Hwang: Self-Knowledge Distillation with Progressive Refinement of Targets. ICCV 2021.
+    K. Kim, B. Ji, D. Yoon, S. Hwang: Self-Knowledge Distillation with Progressive
+      Refinement of Targets. ICCV 2021.
   """
   require(0 <= alpha <= 1, f"alpha must lie in 0..1, got {alpha}")
   require_choice(schedule=(schedule, ("linear", "constant")))
-  past = layers.make_past(source, dtype, top_k)
-  return layers.self_taught(past, layers.softened(past, alpha, schedule), None, 1.0)
+  past = make_past(source, dtype, top_k)
+  return self_taught(past, softened(past, alpha, schedule), None, 1.0)

@@ -1,11 +1,13 @@
 """DenseNet for 32-pixel images.
 
 References:
-  G. Huang, Z. Liu, L. van der Maaten, K. Weinberger: Densely Connected Convolutional Networks. CVPR 2017, table 2.
-  S. Li, M. Lin, Y. Wang, Y. Wu, Y. Tian, L. Shao, R. Ji: Distilling a Powerful Student Model via Online Knowledge
-  Distillation (FFSD). IEEE TNNLS 2022: its DenseNet-40-12 begins with 24 channels.
-  L. Gao, X. Lan, H. Mi, D. Feng, K. Xu, Y. Peng: Multistructure-Based Collaborative Online Distillation. Entropy
-  2019: interval distillation, with DenseNet-BC-100-12.
+  G. Huang, Z. Liu, L. van der Maaten, K. Weinberger: Densely Connected Convolutional
+    Networks. CVPR 2017, table 2.
+  S. Li, M. Lin, Y. Wang, Y. Wu, Y. Tian, L. Shao, R. Ji: Distilling a Powerful Student
+    Model via Online Knowledge
+  Distillation (FFSD). IEEE TNNLS 2022: its DenseNet-40-12 begins with 24 channels. L.
+  Gao, X. Lan, H. Mi, D. Feng, K. Xu, Y. Peng: Multistructure-Based Collaborative Online
+  Distillation. Entropy 2019: interval distillation, with DenseNet-BC-100-12.
 
 Modules are named as torchvision names those of its DenseNet for ImageNet.
 """
@@ -16,9 +18,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdistill.core.types import ModelOutput
 from jaxdistill.errors import require
-from jaxdistill.models import layers
-from jaxdistill.types import ModelOutput
+from jaxdistill.nn.conv import batch_norm, convolution
+from jaxdistill.nn.heads import classify
 
 IMAGE_SIZE = 32
 
@@ -39,8 +42,8 @@ class DenseLayer(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     def unit(x, index, features, kernel):
-      x = nn.relu(layers.batch_norm(train, self.dtype, name=f"norm{index}")(x))
-      return layers.conv(features, kernel, dtype=self.dtype, name=f"conv{index}")(x)
+      x = nn.relu(batch_norm(train, self.dtype, name=f"norm{index}")(x))
+      return convolution(features, kernel, dtype=self.dtype, name=f"conv{index}")(x)
 
     if self.bottleneck:
       y = unit(unit(x, 1, 4 * self.growth, 1), 2, self.growth, 3)
@@ -52,8 +55,8 @@ class DenseLayer(nn.Module):
 class DenseNet(nn.Module):
   """A DenseNet of three blocks of equal depth; dropout, which the paper has without augmentation, is left out.
 
-  The maps that it returns are those after the normalisation and ReLU at the end of each block; FFSD's code takes the
-  first two before them.
+  The maps that it returns are those after the normalisation and ReLU at the end of each
+  block; FFSD's code takes the first two before them.
 
   Attributes:
     count: number of layers in each block.
@@ -75,48 +78,79 @@ class DenseNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
-    x = layers.conv(self.initial, 3, dtype=self.dtype, name="features.conv0")(image)
+    x = convolution(self.initial, 3, dtype=self.dtype, name="features.conv0")(image)
     outputs = {"stem": x}
     for block in (1, 2, 3):
       for layer in range(1, self.count + 1):
-        x = DenseLayer(self.growth, self.bottleneck, self.dtype,
-                       name=f"features.denseblock{block}.denselayer{layer}")(x, train)
+        x = DenseLayer(
+          self.growth,
+          self.bottleneck,
+          self.dtype,
+          name=f"features.denseblock{block}.denselayer{layer}",
+        )(x, train)
       norm = f"features.transition{block}.norm" if block < 3 else "features.norm5"
-      x = nn.relu(layers.batch_norm(train, self.dtype, name=norm)(x))
+      x = nn.relu(batch_norm(train, self.dtype, name=norm)(x))
       outputs[f"stage{block}"] = x
       if block < 3:
-        # The paper pools after the 1x1 convolution: the same numbers for four times the work.
+        # The paper pools after the 1x1 convolution: the same numbers for four times the
+        # work.
         x = nn.avg_pool(x, (2, 2), (2, 2))
-        x = layers.conv(int(self.compression * x.shape[-1]), 1, dtype=self.dtype,
-                        name=f"features.transition{block}.conv")(x)
-    return layers.classify(x, outputs, self.num_classes, name="classifier")
+        x = convolution(
+          int(self.compression * x.shape[-1]),
+          1,
+          dtype=self.dtype,
+          name=f"features.transition{block}.conv",
+        )(x)
+    return classify(x, outputs, self.num_classes, name="classifier")
 
 
-def densenet(*, num_classes: int, dtype: Any = jnp.float32, depth: int = 40, growth: int = 12, bottleneck: bool = False,
-             compression: float = 1.0, initial: int = 0) -> nn.Module:
+def densenet(
+  *,
+  num_classes: int,
+  dtype: Any = jnp.float32,
+  depth: int = 40,
+  growth: int = 12,
+  bottleneck: bool = False,
+  compression: float = 1.0,
+  initial: int = 0,
+) -> nn.Module:
   """Builds a DenseNet: 1.02 M parameters with 10 classes at depth 40 and growth 12.
 
-  With `initial` 0 the first convolution has as many channels as in the paper: 16, with a bottleneck 2 * growth.
+  With `initial` 0 the first convolution has as many channels as in the paper: 16, with
+  a bottleneck 2 * growth.
 
   Raises:
-    ConfigError: for a depth other than 3n + 4, with a bottleneck 6n + 4, or a size that is out of range.
+    ConfigError: for a depth other than 3n + 4, with a bottleneck 6n + 4, or a size that
+      is out of range.
   """
   step = 6 if bottleneck else 3
-  require(depth > 4 and (depth - 4) % step == 0, f"depth must be {step}n + 4 with n of at least 1, got {depth}")
+  require(
+    depth > 4 and (depth - 4) % step == 0,
+    f"depth must be {step}n + 4 with n of at least 1, got {depth}",
+  )
   require(growth >= 1, f"growth must be at least 1, got {growth}")
-  require(0 < compression <= 1, f"compression must be above 0 and at most 1, got {compression}")
+  require(
+    0 < compression <= 1,
+    f"compression must be above 0 and at most 1, got {compression}",
+  )
   require(initial >= 0, f"initial must be at least 0, got {initial}")
   initial = initial or (2 * growth if bottleneck else 16)
-  return DenseNet((depth - 4) // step, growth, initial, num_classes, bottleneck, compression, dtype)
+  return DenseNet(
+    (depth - 4) // step, growth, initial, num_classes, bottleneck, compression, dtype
+  )
 
 
-def densenet40(*, num_classes: int, dtype: Any = jnp.float32, initial: int = 0) -> nn.Module:
+def densenet40(
+  *, num_classes: int, dtype: Any = jnp.float32, initial: int = 0
+) -> nn.Module:
   """Builds DenseNet-40-12: 1.02 M parameters with 10 classes; 1.06 M as FFSD has it, with `initial` 24.
 
   Raises:
     ConfigError: for a negative `initial`.
   """
-  return densenet(num_classes=num_classes, dtype=dtype, depth=40, growth=12, initial=initial)
+  return densenet(
+    num_classes=num_classes, dtype=dtype, depth=40, growth=12, initial=initial
+  )
 
 
 def densenet100(*, num_classes: int, dtype: Any = jnp.float32) -> nn.Module:
@@ -126,4 +160,11 @@ def densenet100(*, num_classes: int, dtype: Any = jnp.float32) -> nn.Module:
 
 def densenet_bc100(*, num_classes: int, dtype: Any = jnp.float32) -> nn.Module:
   """Builds DenseNet-BC-100-12, as interval distillation has it: 0.77 M parameters with 10 classes."""
-  return densenet(num_classes=num_classes, dtype=dtype, depth=100, growth=12, bottleneck=True, compression=0.5)
+  return densenet(
+    num_classes=num_classes,
+    dtype=dtype,
+    depth=100,
+    growth=12,
+    bottleneck=True,
+    compression=0.5,
+  )

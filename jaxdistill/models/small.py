@@ -6,8 +6,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.models import layers
-from jaxdistill.types import ModelOutput
+from jaxdistill.core.types import ModelOutput
+from jaxdistill.nn.conv import batch_norm, convolution
+from jaxdistill.nn.heads import classify
 
 IMAGE_SIZE = 32
 
@@ -17,7 +18,8 @@ class ConvNet(nn.Module):
 
   Attributes:
     num_classes: C.
-    width: channels of the first convolution; the others have twice and four times as many.
+    width: channels of the first convolution; the others have twice and four times as
+      many.
     dtype: of the arithmetic.
   """
 
@@ -29,12 +31,14 @@ class ConvNet(nn.Module):
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
     x, outputs = image, {}
     for name, factor, stride in (("stem", 1, 1), ("stage1", 2, 2), ("stage2", 4, 2)):
-      x = layers.conv(factor * self.width, 3, stride, dtype=self.dtype)(x)
-      x = nn.relu(layers.batch_norm(train, self.dtype)(x))
+      x = convolution(factor * self.width, 3, stride, dtype=self.dtype)(x)
+      x = nn.relu(batch_norm(train, self.dtype)(x))
       outputs[name] = x
-    return layers.classify(x, outputs, self.num_classes)
+    return classify(x, outputs, self.num_classes)
 
 
-def convnet(*, num_classes: int, dtype: Any = jnp.float32, width: int = 16) -> nn.Module:
+def convnet(
+  *, num_classes: int, dtype: Any = jnp.float32, width: int = 16
+) -> nn.Module:
   """Builds the network: 25 thousand parameters with 10 classes."""
   return ConvNet(num_classes, width, dtype)

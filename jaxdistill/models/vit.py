@@ -1,11 +1,12 @@
 """Vision Transformer.
 
 References:
-  A. Dosovitskiy, L. Beyer, A. Kolesnikov, D. Weissenborn, X. Zhai, T. Unterthiner, M. Dehghani, M. Minderer,
-  G. Heigold, S. Gelly, J. Uszkoreit, N. Houlsby: An Image is Worth 16x16 Words: Transformers for Image
-  Recognition at Scale. ICLR 2021, table 1 (size B).
-  H. Touvron, M. Cord, M. Douze, F. Massa, A. Sablayrolles, H. Jegou: Training Data-Efficient Image Transformers
-  and Distillation through Attention. ICML 2021, table 1 (sizes Ti and S).
+  A. Dosovitskiy, L. Beyer, A. Kolesnikov, D. Weissenborn, X. Zhai, T. Unterthiner, M.
+  Dehghani, M. Minderer, G. Heigold, S. Gelly, J. Uszkoreit, N. Houlsby: An Image is
+  Worth 16x16 Words: Transformers for Image Recognition at Scale. ICLR 2021, table 1
+  (size B). H. Touvron, M. Cord, M. Douze, F. Massa, A. Sablayrolles, H. Jegou: Training
+  Data-Efficient Image Transformers and Distillation through Attention. ICML 2021, table
+  1 (sizes Ti and S).
 
 Modules are named as in timm.
 """
@@ -17,9 +18,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill.errors import require, require_not_negative, require_positive, require_rate
-from jaxdistill.models import layers
-from jaxdistill.types import ModelOutput
+from jaxdistill.core.types import ModelOutput
+from jaxdistill.errors import (
+  require,
+  require_not_negative,
+  require_positive,
+  require_rate,
+)
+from jaxdistill.nn.tokens import (
+  Attention,
+  DropPath,
+  Mlp,
+  embed_tokens,
+  layer_norm,
+  patches,
+  resize_images,
+  stage_ended,
+  token_dense,
+)
 
 IMAGE_SIZE = 224
 
@@ -41,19 +57,20 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    y = layers.layer_norm(self.dtype, name="norm1")(x)
-    y = layers.Attention(self.heads, self.dropout, dtype=self.dtype, name="attn")(y, train)
-    x = x + layers.DropPath(self.drop_path)(y, train)
-    y = layers.layer_norm(self.dtype, name="norm2")(x)
-    y = layers.Mlp(self.dropout, self.dtype, name="mlp")(y, train)
-    return x + layers.DropPath(self.drop_path)(y, train)
+    y = layer_norm(self.dtype, name="norm1")(x)
+    y = Attention(self.heads, self.dropout, dtype=self.dtype, name="attn")(y, train)
+    x = x + DropPath(self.drop_path)(y, train)
+    y = layer_norm(self.dtype, name="norm2")(x)
+    y = Mlp(self.dropout, self.dtype, name="mlp")(y, train)
+    return x + DropPath(self.drop_path)(y, train)
 
 
 class ViT(nn.Module):
   """A Vision Transformer that classifies its class token.
 
-  The features are maps of the patch tokens: "stem" with their positions added, "stage1" to "stage4" after each
-  quarter of the blocks (after each block where there are fewer than four).
+  The features are maps of the patch tokens: "stem" with their positions added, "stage1"
+  to "stage4" after each quarter of the blocks (after each block where there are fewer
+  than four).
 
   Attributes:
     num_classes: C.
@@ -61,7 +78,8 @@ class ViT(nn.Module):
     depth: number of blocks.
     heads: of the attention.
     patch: side of a patch in pixels.
-    drop_path: rate of stochastic depth in the last block; it rises linearly from 0 in the first.
+    drop_path: rate of stochastic depth in the last block; it rises linearly from 0 in
+      the first.
     dropout: rate after the positions are added and after linear layers.
     resize: side in pixels to which images are resized; 0 leaves them.
     dtype: of the arithmetic.
@@ -79,26 +97,41 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
-    image = layers.resize(image, self.resize)
-    grid = layers.patches(image, self.dim, self.patch, self.dtype, name="patch_embed.proj")
-    x = layers.embed_tokens(self.param, grid)
+    image = resize_images(image, self.resize)
+    grid = patches(image, self.dim, self.patch, self.dtype, name="patch_embed.proj")
+    x = embed_tokens(self.param, grid)
     outputs = {"stem": x[:, 1:].reshape(grid.shape)}
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     for block, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
-      x = Block(self.heads, float(rate), self.dropout, self.dtype, name=f"blocks.{block}")(x, train)
-      if stage := layers.stage_ended(block, self.depth):
+      x = Block(
+        self.heads, float(rate), self.dropout, self.dtype, name=f"blocks.{block}"
+      )(x, train)
+      if stage := stage_ended(block, self.depth):
         outputs[stage] = x[:, 1:].reshape(grid.shape)
-    pooled = layers.layer_norm(name="norm")(x[:, 0].astype(jnp.float32))
-    return ModelOutput(layers.token_dense(self.num_classes, name="head")(pooled), {**outputs, "pooled": pooled})
+    pooled = layer_norm(name="norm")(x[:, 0].astype(jnp.float32))
+    return ModelOutput(
+      token_dense(self.num_classes, name="head")(pooled), {**outputs, "pooled": pooled}
+    )
 
 
-def vit(*, num_classes: int, dtype: Any = jnp.float32, dim: int = 192, depth: int = 12, heads: int = 3, patch: int = 16,
-        drop_path: float = 0.0, dropout: float = 0.0, resize: int = 0) -> nn.Module:
+def vit(
+  *,
+  num_classes: int,
+  dtype: Any = jnp.float32,
+  dim: int = 192,
+  depth: int = 12,
+  heads: int = 3,
+  patch: int = 16,
+  drop_path: float = 0.0,
+  dropout: float = 0.0,
+  resize: int = 0,
+) -> nn.Module:
   """Builds a Vision Transformer of any size; parameters as `ViT` has them.
 
   Raises:
-    ConfigError: for sizes less than 1, a dim that the heads do not divide, or rates outside [0, 1); once it sees an
-      image, for one whose sides are not multiples of the patch.
+    ConfigError: for sizes less than 1, a dim that the heads do not divide, or rates
+      outside [0, 1); once it sees an image, for one whose sides are not multiples of
+      the patch.
   """
   require_positive(dim=dim, depth=depth, heads=heads, patch=patch)
   require(dim % heads == 0, f"dim must be a multiple of the {heads} heads, got {dim}")
@@ -107,36 +140,85 @@ def vit(*, num_classes: int, dtype: Any = jnp.float32, dim: int = 192, depth: in
   return ViT(num_classes, dim, depth, heads, patch, drop_path, dropout, resize, dtype)
 
 
-def vit_ti(*, num_classes: int, dtype: Any = jnp.float32, patch: int = 16, drop_path: float = 0.0,
-           dropout: float = 0.0, resize: int = 0) -> nn.Module:
+def vit_ti(
+  *,
+  num_classes: int,
+  dtype: Any = jnp.float32,
+  patch: int = 16,
+  drop_path: float = 0.0,
+  dropout: float = 0.0,
+  resize: int = 0,
+) -> nn.Module:
   """Builds ViT-Ti: 5.72 M parameters with 1000 classes, patches of 16 and images of 224 pixels.
 
   Raises:
     ConfigError: as `vit`.
   """
-  return vit(num_classes=num_classes, dtype=dtype, dim=192, depth=12, heads=3, patch=patch, drop_path=drop_path,
-             dropout=dropout, resize=resize)
+  return vit(
+    num_classes=num_classes,
+    dtype=dtype,
+    dim=192,
+    depth=12,
+    heads=3,
+    patch=patch,
+    drop_path=drop_path,
+    dropout=dropout,
+    resize=resize,
+  )
 
 
-def vit_s(*, num_classes: int, dtype: Any = jnp.float32, patch: int = 16, drop_path: float = 0.0,
-          dropout: float = 0.0, resize: int = 0) -> nn.Module:
+def vit_s(
+  *,
+  num_classes: int,
+  dtype: Any = jnp.float32,
+  patch: int = 16,
+  drop_path: float = 0.0,
+  dropout: float = 0.0,
+  resize: int = 0,
+) -> nn.Module:
   """Builds ViT-S: 22.05 M parameters with 1000 classes, patches of 16 and images of 224 pixels.
 
   Raises:
     ConfigError: as `vit`.
   """
-  return vit(num_classes=num_classes, dtype=dtype, dim=384, depth=12, heads=6, patch=patch, drop_path=drop_path,
-             dropout=dropout, resize=resize)
+  return vit(
+    num_classes=num_classes,
+    dtype=dtype,
+    dim=384,
+    depth=12,
+    heads=6,
+    patch=patch,
+    drop_path=drop_path,
+    dropout=dropout,
+    resize=resize,
+  )
 
 
-def vit_b(*, num_classes: int, dtype: Any = jnp.float32, patch: int = 16, drop_path: float = 0.0,
-          dropout: float = 0.0, resize: int = 0) -> nn.Module:
+def vit_b(
+  *,
+  num_classes: int,
+  dtype: Any = jnp.float32,
+  patch: int = 16,
+  drop_path: float = 0.0,
+  dropout: float = 0.0,
+  resize: int = 0,
+) -> nn.Module:
   """Builds ViT-B: 86.57 M parameters with 1000 classes, patches of 16 and images of 224 pixels.
 
-  Competitive Distillation's Table 1 gives 85.7 M: so many it has with 100 (or 10) classes and 32-pixel images.
+  Competitive Distillation's Table 1 gives 85.7 M: so many it has with 100 (or 10)
+  classes and 32-pixel images.
 
   Raises:
     ConfigError: as `vit`.
   """
-  return vit(num_classes=num_classes, dtype=dtype, dim=768, depth=12, heads=12, patch=patch, drop_path=drop_path,
-             dropout=dropout, resize=resize)
+  return vit(
+    num_classes=num_classes,
+    dtype=dtype,
+    dim=768,
+    depth=12,
+    heads=12,
+    patch=patch,
+    drop_path=drop_path,
+    dropout=dropout,
+    resize=resize,
+  )

@@ -1,0 +1,75 @@
+"""The commands: `python -m jaxdistill COMMAND ...`; alone it lists them."""
+
+from collections.abc import Callable
+import sys
+from typing import NamedTuple
+
+from jaxdistill.core.registry import nearest
+from jaxdistill.errors import ConfigError, run_command
+
+
+class Command(NamedTuple):
+  """A command.
+
+  Attributes:
+    main: imports and runs it with the arguments after its name; returns the exit code.
+    summary: what it does, a line.
+  """
+
+  main: Callable[[list[str]], int]
+  summary: str
+
+
+def _train(argv: list[str]) -> int:
+  from jaxdistill import main
+
+  return main.main(argv)
+
+
+def _models(argv: list[str]) -> int:
+  from jaxdistill.tools import models
+
+  return models.main(argv)
+
+
+def _perturbations(argv: list[str]) -> int:
+  from jaxdistill.tools import perturbations
+
+  return perturbations.main(argv)
+
+
+COMMANDS = {
+  "train": Command(
+    _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
+  ),
+  "models": Command(_models, "list the networks with parameters, work and features"),
+  "perturbations": Command(_perturbations, "draw what the perturbations do to images"),
+}
+
+
+def usage() -> str:
+  """Returns the list of commands."""
+  lines = ["usage: python -m jaxdistill COMMAND ...   (COMMAND --help tells more)", ""]
+  lines += [f"  {name:<15} {command.summary}" for name, command in COMMANDS.items()]
+  return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+  """Runs a command; returns the exit code."""
+  if not argv or argv[0] in ("-h", "--help"):
+    print(usage())
+    return 0
+  name, *rest = argv
+  if name in COMMANDS:
+    return COMMANDS[name].main(rest)
+
+  def refuse():
+    raise ConfigError(
+      f"command line: there is no command {name!r}{nearest(name, COMMANDS)}"
+    )
+
+  return run_command(refuse)
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,245 @@
+"""What a method is: a NamedTuple of pure functions, and what they are given."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdistill import losses
+from jaxdistill.core.types import Batch, Group, Objective, Outputs, PyTree, Views
+
+Variables = dict[str, tuple[PyTree, PyTree]]
+"""Group name -> (params, stats), leaves [K, ...]."""
+
+
+class GroupSpec(NamedTuple):
+  """How a group is built.
+
+  Attributes:
+    name: key of the group in the config and in every dict of groups.
+    model: Flax module: `apply(variables, image, train=...) -> ModelOutput`.
+    size: number of members K.
+    tx: their optax transformation; it sees one member at a time.
+    unroll: run members one by one instead of under `vmap`: for models with a plain
+      convolution, which `vmap` turns into a grouped one. That is slow, and on a CPU it
+      carries a NaN of one member into the others.
+    average: decay of the exponential moving average of the weights; 0 keeps none.
+  """
+
+  name: str
+  model: Any
+  size: int
+  tx: optax.GradientTransformation
+  unroll: bool = False
+  average: float = 0.0
+
+  @property
+  def members(self) -> tuple[str, ...]:
+    """Names of the members: `resnet32.0`, `resnet32.1`, ..."""
+    return tuple(f"{self.name}.{k}" for k in range(self.size))
+
+
+class Setup(NamedTuple):
+  """What a method may know when it builds its state.
+
+  Attributes:
+    specs: the groups, in member order.
+    num_classes: C.
+    num_examples: N.
+    steps_per_epoch: steps of one epoch.
+    total_steps: steps of the run.
+    outputs: `Outputs` of `jax.ShapeDtypeStruct` for a batch of two.
+    cohort: the initial cohort.
+  """
+
+  specs: tuple[GroupSpec, ...]
+  num_classes: int
+  num_examples: int
+  steps_per_epoch: int
+  total_steps: int
+  outputs: Outputs
+  cohort: dict[str, Group]
+
+
+class Context(NamedTuple):
+  """Where in the run a step is, and what else it may compute.
+
+  Attributes:
+    step: i32[] number of this step, from 0.
+    epoch: i32[] epoch of this step, from 0.
+    num_epochs: epochs of the whole run.
+    steps_per_epoch: steps of one epoch.
+    key: key of this step's "method" stream.
+    forward: (variables, image f32[M, B, H, W, 3]) -> Outputs, in evaluation mode.
+    forward_clean: () -> Outputs of the cohort being differentiated on the batch as it
+      was before perturbation, in training mode, batch statistics not kept. Costs
+      nothing in unperturbed steps.
+  """
+
+  step: jax.Array
+  epoch: jax.Array
+  num_epochs: int
+  steps_per_epoch: int
+  key: jax.Array
+  forward: Callable[[Variables, jax.Array], Outputs]
+  forward_clean: Callable[[], Outputs]
+
+
+class Step(NamedTuple):
+  """A training step as a method's loss sees it.
+
+  Attributes:
+    params: the method's own parameters.
+    memory: the method's memory.
+    outputs: forward pass of the cohort, each member on its own images.
+    batch: the batch.
+    views: images and targets of each member.
+    context: where in the run the step is, and further forward passes.
+  """
+
+  params: PyTree
+  memory: PyTree
+  outputs: Outputs
+  batch: Batch
+  views: Views
+  context: Context
+
+  @property
+  def label_loss(self) -> jax.Array:
+    """Every member's cross-entropy with the targets of the images it saw, mean over the batch: f32[M]."""
+    per_example = losses.soft_cross_entropy(self.outputs.logits, self.views.target)
+    return per_example.mean(axis=1)
+
+  @property
+  def labels(self) -> jax.Array:
+    """The batch's labels, repeated for every member: i32[M, B]."""
+    return jnp.broadcast_to(self.batch.label[None], self.outputs.logits.shape[:2])
+
+
+class Loss(Protocol):
+  """The objective of one training step."""
+
+  def __call__(self, step: Step, /) -> Objective:
+    """Returns every member's loss f32[M], and what goes with it."""
+    ...
+
+
+class Init(Protocol):
+  """Builds the state of a method."""
+
+  def __call__(self, key: jax.Array, setup: Setup, /) -> tuple[PyTree, PyTree]:
+    """Returns (params, memory).
+
+    Raises:
+      ConfigError: for a cohort or a run that does not suit the method.
+    """
+    ...
+
+
+class Update(Protocol):
+  """Moves a method's memory after the optimiser step."""
+
+  def __call__(
+    self, memory: PyTree, cohort: dict[str, Group], context: Context, /
+  ) -> PyTree:
+    """Returns the new memory."""
+    ...
+
+
+class Predict(Protocol):
+  """Makes predictions of a method's own, beside those of the members."""
+
+  def __call__(
+    self, params: PyTree, memory: PyTree, outputs: Outputs, /
+  ) -> dict[str, jax.Array]:
+    """Returns name -> probabilities f32[B, C], of a forward pass in evaluation mode."""
+    ...
+
+
+class Recipe(Protocol):
+  """Builds the members' optimiser, with some of its config keys replaced."""
+
+  def __call__(self, **keys: Any) -> optax.GradientTransformation:
+    """Returns the optimiser of one member."""
+    ...
+
+
+class Survey(NamedTuple):
+  """A pass of the cohort, in evaluation mode, over a whole split between two epochs.
+
+  Attributes:
+    split: "train" or "holdout", without augmentation, padded to whole batches.
+    due: (epoch from 0) -> whether the pass is made before that epoch; a function of
+      plain integers.
+    start: memory -> what is collected, any pytree. It may hold arrays of the memory:
+      they are not used again.
+    collect: (collected, memory, outputs, batch) -> collected, for every batch;
+      `batch.mask` marks the padding.
+    finish: (memory, collected) -> memory.
+  """
+
+  split: str
+  due: Callable[[int], bool]
+  start: Callable[[PyTree], PyTree]
+  collect: Callable[[PyTree, PyTree, Outputs, Batch], PyTree]
+  finish: Callable[[PyTree, PyTree], PyTree]
+
+
+def no_state(key: jax.Array, setup: Setup) -> tuple[PyTree, PyTree]:
+  """Returns ({}, {}): the state of a method that trains and remembers nothing."""
+  del key, setup
+  return {}, {}
+
+
+def keep_memory(memory: PyTree, cohort: dict[str, Group], context: Context) -> PyTree:
+  """Returns the memory as it is."""
+  del cohort, context
+  return memory
+
+
+def mean_ensemble(
+  params: PyTree, memory: PyTree, outputs: Outputs
+) -> dict[str, jax.Array]:
+  """Averages the probabilities of all finite members: {"ensemble": f32[B, C]}."""
+  del params, memory
+  alive = outputs.alive[:, None, None]
+  total = jnp.sum(jnp.where(alive, jax.nn.softmax(outputs.logits), 0), axis=0)
+  return {"ensemble": total / jnp.maximum(jnp.sum(outputs.alive), 1)}
+
+
+def members_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+  """Returns the members' own optimiser."""
+  return recipe()
+
+
+class Method(NamedTuple):
+  """How the members of a cohort learn from each other: a NamedTuple of pure functions.
+
+  Attributes:
+    loss: the objective of a step.
+    init: builds the state.
+    update: moves the memory after the optimiser step.
+    surveys: passes between epochs, made in this order.
+    predict: predictions that are evaluated beside the members'.
+    tx: builds the optimiser of the method's own parameters.
+    exported: member names -> those that are meant to be used after training; only they
+      are exported.
+    min_members: the smallest cohort it is defined for.
+    symmetric: whether members of one architecture have equal roles, so that renaming
+      them changes nothing.
+    columns: names of its metrics, each a fraction for every member, that the closing
+      table shows as the mean over the run.
+  """
+
+  loss: Loss
+  init: Init = no_state
+  update: Update = keep_memory
+  surveys: tuple[Survey, ...] = ()
+  predict: Predict = mean_ensemble
+  tx: Callable[[Recipe], optax.GradientTransformation] = members_optimizer
+  exported: Callable[[Sequence[str]], Sequence[str]] = tuple
+  min_members: int = 1
+  symmetric: bool = True
+  columns: tuple[str, ...] = ()

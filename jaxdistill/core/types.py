@@ -1,0 +1,329 @@
+"""The types that everything else passes around.
+
+Shape alphabet, the same in every docstring of the package: `M` members of the cohort,
+`K` members of a group, `B` global batch, `C` classes, `N` training examples, `H W D`
+feature map.
+"""
+
+from collections.abc import Callable
+import re
+from typing import Any, NamedTuple, Protocol
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+@struct.dataclass
+class Batch:
+  """A global batch as it comes from the data set.
+
+  Attributes:
+    image: [B, H, W, 3] uint8, or float32 in [0, 1].
+    label: i32[B] class.
+    index: i32[B] row of the example in the training set, stable over epochs.
+    mask: f32[B] 1 for an example, 0 for padding.
+  """
+
+  image: jax.Array
+  label: jax.Array
+  index: jax.Array
+  mask: jax.Array
+
+
+class Perturbed(NamedTuple):
+  """What a perturbation makes of a batch.
+
+  Attributes:
+    image: f32[B, H, W, 3].
+    permutation: i32[B] the partner mixed into each image; its own index where nothing
+      is mixed.
+    weight: f32[] weight of the original image and label; 1 where nothing is mixed.
+  """
+
+  image: jax.Array
+  permutation: jax.Array
+  weight: jax.Array
+
+
+class Op(Protocol):
+  """A perturbation: (key, image f32[B, H, W, 3] in [0, 1]) -> Perturbed, images still in [0, 1]."""
+
+  def __call__(self, key: jax.Array, image: jax.Array, /) -> Perturbed:
+    """Perturbs a batch of images; every draw comes from the key."""
+    ...
+
+
+@struct.dataclass
+class Perturbation:
+  """Who saw something else than the clean batch in a step, and what.
+
+  Attributes:
+    member: i32[] the perturbed member; -1 if no member is perturbed in this step.
+    op: i32[] position of the drawn operation in the pool; -1 for none.
+    permutation: i32[B] the partner mixed into each image (its own index for operations
+      that do not mix).
+    weight: f32[] weight of the original image and label; 1 for operations that do not
+      mix.
+  """
+
+  member: jax.Array
+  op: jax.Array
+  permutation: jax.Array
+  weight: jax.Array
+
+  def is_perturbed(self, num_members: int) -> jax.Array:
+    """Returns bool[M]: which member, if any, is perturbed in this step."""
+    return jnp.arange(num_members) == self.member
+
+  @property
+  def mixes(self) -> jax.Array:
+    """Whether images were mixed: bool[]."""
+    return self.weight < 1
+
+  def mix(self, values: jax.Array, axis: int = 0) -> jax.Array:
+    """Mixes what belongs to the images as the images were mixed: w * own + (1 - w) * partner's.
+
+    Args:
+      values: an array with the batch along `axis`, such as label distributions [B, C].
+      axis: the batch axis.
+
+    Returns:
+      An array of the same shape; `values` themselves where nothing was mixed.
+    """
+    partner = jnp.take(values, self.permutation, axis=axis)
+    return self.weight * values + (1 - self.weight) * partner
+
+
+@struct.dataclass
+class Views:
+  """What each member sees of a batch in one step.
+
+  Attributes:
+    image: f32[M, B, H, W, 3] normalised input of every member.
+    target: f32[M, B, C] label distribution that belongs to it: one-hot, or mixed where
+      the image is; smoothed.
+    perturbation: which member was perturbed, and how.
+    smoothing: probability that is spread evenly over the classes in every target.
+  """
+
+  image: jax.Array
+  target: jax.Array
+  perturbation: Perturbation
+  smoothing: float = struct.field(pytree_node=False, default=0.0)
+
+  @property
+  def is_perturbed(self) -> jax.Array:
+    """Which member saw perturbed images: bool[M]."""
+    return self.perturbation.is_perturbed(self.target.shape[0])
+
+  @property
+  def label(self) -> jax.Array:
+    """The targets without smoothing, f32[M, B, C]: what members are compared and measured on."""
+    if not self.smoothing:
+      return self.target
+    num_classes = self.target.shape[-1]
+    return (self.target - self.smoothing / num_classes) / (1 - self.smoothing)
+
+
+@struct.dataclass
+class ModelOutput:
+  """What every network returns; `jit` drops what is not read.
+
+  Attributes:
+    logits: [B, C].
+    features: name -> activation: "stem", "stage1", ... as [B, H, W, D] (or [B, tokens,
+      D]) after the stage's last non-linearity, and "pooled" as [B, D], the classifier's
+      input.
+  """
+
+  logits: jax.Array
+  features: dict[str, jax.Array]
+
+  @property
+  def stages(self) -> tuple[str, ...]:
+    """Names of the features "stage1", "stage2", ..., from shallow to deep."""
+    numbered = [name for name in self.features if re.fullmatch(r"stage\d+", name)]
+    return tuple(sorted(numbered, key=lambda name: int(name.removeprefix("stage"))))
+
+
+@struct.dataclass
+class Outputs:
+  """The forward pass of the whole cohort.
+
+  Attributes:
+    logits: f32[M, B, C] in member order. Rows of members that are not `alive` are zero.
+    alive: bool[M] whether all logits of the member are finite; methods keep the others
+      out of every contest, target and ensemble.
+    groups: group name -> `ModelOutput` with a leading member axis K.
+  """
+
+  logits: jax.Array
+  alive: jax.Array
+  groups: dict[str, ModelOutput]
+
+  @property
+  def members(self) -> tuple[str, ...]:
+    """Names of all members, in member order."""
+    return tuple(
+      f"{name}.{k}"
+      for name, output in self.groups.items()
+      for k in range(output.logits.shape[0])
+    )
+
+  @property
+  def peers(self) -> jax.Array:
+    """Whether member i (row) and another member j (column) are both finite: bool[M, M]."""
+    others = ~jnp.eye(self.alive.size, dtype=bool)
+    return self.alive[:, None] & self.alive[None, :] & others
+
+  def features(self, feature: str) -> dict[str, jax.Array]:
+    """Returns member name -> its feature [B, ...]; sizes may differ between groups."""
+    rows = (row for output in self.groups.values() for row in output.features[feature])
+    return dict(zip(self.members, rows, strict=True))
+
+
+@struct.dataclass
+class Group:
+  """The members of one architecture, stacked: every leaf is [K, ...].
+
+  Attributes:
+    params: what is trained.
+    stats: all other collections, such as batch statistics.
+    opt: state of the optimisers.
+    average: {} or, if weights are averaged over the steps, {"params", "stats",
+      "count"}.
+  """
+
+  params: PyTree
+  stats: PyTree
+  opt: PyTree
+  average: PyTree = struct.field(default_factory=dict)
+
+  @property
+  def evaluated(self) -> tuple[PyTree, PyTree]:
+    """(params, stats) that are evaluated and kept: the averaged ones where there are any."""
+    if self.average:
+      return self.average["params"], self.average["stats"]
+    return self.params, self.stats
+
+
+@struct.dataclass
+class MethodState:
+  """A method's own state: trained (`params`, `opt`) or remembered (`memory`, any pytree)."""
+
+  params: PyTree
+  opt: PyTree
+  memory: PyTree
+
+
+@struct.dataclass
+class TrainState:
+  """All state of a run, one pytree: what a checkpoint holds.
+
+  Attributes:
+    step: i32[] optimiser steps done. It is the only position in the data and in the
+      random streams.
+    key: the run's PRNG key. Constant: streams are folded from it, it is never split and
+      carried.
+    cohort: group name -> `Group`.
+    method: the method's state.
+  """
+
+  step: jax.Array
+  key: jax.Array
+  cohort: dict[str, Group]
+  method: MethodState
+
+
+@struct.dataclass
+class Table:
+  """Per-example memory of a method: rows [N, ...]; the type tells placement to shard it over N."""
+
+  rows: jax.Array
+
+
+@struct.dataclass
+class Objective:
+  """What a method asks the step to minimise.
+
+  Attributes:
+    member: f32[M] loss of each member. `member[i]` depends on another member's output
+      only through `stop_gradient`, unless the method says otherwise.
+    shared: f32[] loss of the method's own parameters.
+    metrics: name -> [] or [M] values to log; entries that are not finite are left out
+      of their mean.
+    memory: the method's new memory (not differentiated); None leaves it as it is.
+  """
+
+  member: jax.Array
+  shared: jax.Array | float = 0.0
+  metrics: dict[str, jax.Array] = struct.field(default_factory=dict)
+  memory: PyTree = None
+
+
+@struct.dataclass
+class Mean:
+  """A mean in the making: merged by addition, so that a masked remainder stays exact."""
+
+  total: jax.Array
+  count: jax.Array
+
+  @classmethod
+  def of(cls, values: jax.Array, weights: jax.Array | None = None, axis=None) -> "Mean":
+    """Sums `values` times `weights` over `axis`; weight zero leaves a value out, even if it is not finite."""
+    values = jnp.asarray(values, jnp.float32)
+    if weights is None:
+      weights = jnp.ones_like(values)
+    weights = jnp.broadcast_to(weights, values.shape).astype(jnp.float32)
+    counted = jnp.where(weights > 0, values, 0)
+    return cls(jnp.sum(counted * weights, axis), jnp.sum(weights, axis))
+
+  def __add__(self, other: "Mean") -> "Mean":
+    return Mean(self.total + other.total, self.count + other.count)
+
+  def value(self) -> jax.Array:
+    """Returns total / count, NaN where nothing was counted."""
+    return jnp.where(
+      self.count > 0, self.total / jnp.maximum(self.count, 1e-9), jnp.nan
+    )
+
+
+class Augment(Protocol):
+  """Classic augmentation: (key, image uint8 or f32 [B, H, W, 3]) -> f32[B, H, W, 3] in [0, 1]."""
+
+  def __call__(self, key: jax.Array, image: jax.Array, /) -> jax.Array:
+    """Augments every image of a batch by a draw of its own."""
+    ...
+
+
+class Perturb(Protocol):
+  """Draws a member, an operation and its strength, and applies it."""
+
+  def __call__(
+    self, key: jax.Array, step: jax.Array, image: jax.Array, /
+  ) -> tuple[jax.Array, Perturbation]:
+    """Returns (image f32[B, H, W, 3] of the perturbed member, what was done).
+
+    Args:
+      key: the step's key.
+      step: i32[] number of the step.
+      image: f32[1, B, H, W, 3] that all members share, or f32[M, B, H, W, 3], one batch
+        for each.
+    """
+    ...
+
+
+class MakeViews(Protocol):
+  """Prepares a step's inputs on the device."""
+
+  def __call__(
+    self, key: jax.Array, step: jax.Array, batch: Batch, /
+  ) -> tuple[Views, jax.Array]:
+    """Returns (Views, clean images f32[1 or M, B, H, W, 3], normalised)."""
+    ...
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Mean]]]

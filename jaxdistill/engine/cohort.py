@@ -1,0 +1,356 @@
+"""Groups of stacked members: how they are made, run and updated. The only file that knows the K axis.
+
+Members of one architecture are stored stacked and run under `jax.vmap`; groups of
+different architectures stand side by side. Outside this file a cohort is a dict of
+groups and a float32 tensor of logits [M, B, C].
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdistill.core import registry, rng
+from jaxdistill.core.method import GroupSpec, Variables
+from jaxdistill.core.types import Group, ModelOutput, Outputs, PyTree
+from jaxdistill.errors import naming
+
+InitialVariables = Mapping[str, Mapping[tuple[str, ...], Any]]
+"""Group name -> path of a variable -> values [K, ...]."""
+
+
+def make_spec(
+  name: str,
+  model: str,
+  members: int,
+  tx: optax.GradientTransformation,
+  *,
+  unroll: bool = False,
+  average: float = 0.0,
+  **model_kwargs: Any,
+) -> GroupSpec:
+  """Builds the spec of one group.
+
+  Args:
+    name: of the group.
+    model: registry name of the network.
+    members: K.
+    tx: optimiser of one member.
+    unroll: see `GroupSpec`.
+    average: see `GroupSpec`.
+    **model_kwargs: keywords of the network's factory.
+
+  Raises:
+    ConfigError: for an unknown network or keyword.
+  """
+  network = registry.resolve("models", model, **model_kwargs)
+  return GroupSpec(
+    name=name, model=network, size=members, tx=tx, unroll=unroll, average=average
+  )
+
+
+def member_names(specs: Sequence[GroupSpec]) -> tuple[str, ...]:
+  """Names of all members in member order: the order of the M axis."""
+  return tuple(name for spec in specs for name in spec.members)
+
+
+def member_slices(specs: Sequence[GroupSpec]) -> dict[str, slice]:
+  """Where each group's members stand on the M axis."""
+  slices = {}
+  start = 0
+  for spec in specs:
+    slices[spec.name] = slice(start, start + spec.size)
+    start += spec.size
+  return slices
+
+
+def variables_of(cohort: Mapping[str, Group], *, evaluated: bool = False) -> Variables:
+  """Returns group name -> (params, stats): those in training, or those that are evaluated."""
+  if evaluated:
+    return {name: group.evaluated for name, group in cohort.items()}
+  return {name: (group.params, group.stats) for name, group in cohort.items()}
+
+
+def parameter_count(group: Group) -> int:
+  """Number of trainable numbers of one member of the group."""
+  return sum(x.size // x.shape[0] for x in jax.tree.leaves(group.params))
+
+
+def _member_keys(key: jax.Array, spec: GroupSpec) -> jax.Array:
+  # Folding in the member's name and not its position keeps every member's stream when
+  # others are added.
+  return jnp.stack([rng.stream(key, name) for name in spec.members])
+
+
+def init_cohort(
+  key: jax.Array,
+  specs: Sequence[GroupSpec],
+  image_shape: tuple[int, ...],
+  initial: InitialVariables | None = None,
+) -> dict[str, Group]:
+  """Initialises all members, each from its own key.
+
+  Args:
+    key: PRNG key.
+    specs: the groups.
+    image_shape: (H, W, 3).
+    initial: weights to start from instead of random ones.
+
+  Returns:
+    group name -> Group with leaves [K, ...].
+  """
+  cohort = {}
+  for spec in specs:
+    own = (initial or {}).get(spec.name, {})
+    with naming(f"cohort.{spec.name}"):
+      cohort[spec.name] = _init_group(_member_keys(key, spec), spec, image_shape, own)
+  return cohort
+
+
+def _init_group(
+  keys: jax.Array,
+  spec: GroupSpec,
+  image_shape: tuple[int, ...],
+  initial: Mapping[tuple[str, ...], Any],
+) -> Group:
+  """Initialises the members of one group; `initial` holds values [K, ...] of some variables."""
+
+  def init_member(member_key, replaced):
+    # NNX modules draw for parameters and dropout at once.
+    streams = {"params": member_key, "dropout": rng.stream(member_key, "dropout")}
+    variables = spec.model.init(streams, jnp.zeros((1, *image_shape)), train=False)
+    flat = {**traverse_util.flatten_dict(variables), **replaced}
+    variables = traverse_util.unflatten_dict(flat)
+    params = variables.pop("params")
+    average = {}
+    if spec.average:
+      # Copies: the same array twice in a state could not be donated.
+      average = {
+        "params": jax.tree.map(jnp.copy, params),
+        "stats": jax.tree.map(jnp.copy, variables),
+        "count": jnp.float32(0),
+      }
+    return Group(
+      params=params, stats=variables, opt=spec.tx.init(params), average=average
+    )
+
+  return jax.vmap(init_member)(keys, initial)
+
+
+def _map_members(function: Callable, spec: GroupSpec) -> Callable:
+  """Maps a function of one member over the stacked members."""
+  if not spec.unroll:
+    return jax.vmap(function)
+
+  def unrolled(*args):
+    rows = []
+    for k in range(spec.size):
+      member = jax.tree.map(lambda x, k=k: x[k], args)
+      rows.append(function(*member))
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *rows)
+
+  return unrolled
+
+
+def _where_member(keep: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+  """Takes `new` for the members in `keep` (bool[K]), `old` for the others."""
+
+  def choose(new, old):
+    mask = keep.reshape((-1,) + (1,) * (new.ndim - 1))
+    return jnp.where(mask, new, old)
+
+  return jax.tree.map(choose, new, old)
+
+
+def _run_group(
+  spec: GroupSpec,
+  params: PyTree,
+  stats: PyTree,
+  images: jax.Array,
+  keys: jax.Array,
+  *,
+  train: bool,
+) -> tuple[ModelOutput, jax.Array, PyTree]:
+  """Runs stacked members; returns their output, made safe, bool[K] alive and the new statistics."""
+
+  def run_member(params, stats, images, key):
+    variables = {"params": params, **stats}
+    if not train:
+      return spec.model.apply(variables, images, train=False), stats
+    output, updated = spec.model.apply(
+      variables, images, train=True, rngs={"dropout": key}, mutable=list(stats)
+    )
+    return output, {**stats, **updated}
+
+  output, stats = _map_members(run_member, spec)(params, stats, images, keys)
+  output = ModelOutput(output.logits.astype(jnp.float32), output.features)
+  alive = jnp.isfinite(output.logits).all(axis=(1, 2))
+  safe = _where_member(alive, output, jax.tree.map(jnp.zeros_like, output))
+  return safe, alive, stats
+
+
+def forward(
+  specs: Sequence[GroupSpec],
+  variables: Variables,
+  images: jax.Array,
+  key: jax.Array,
+  *,
+  train: bool,
+) -> tuple[Outputs, dict[str, PyTree]]:
+  """Runs every member on its own images.
+
+  Outputs of members with a logit that is not finite are replaced by zeros before
+  anything else sees them: multiplying by a mask later would not help, since 0 * NaN is
+  NaN in the value and in the gradient.
+
+  Args:
+    specs: the groups.
+    variables: group name -> (parameters, all other collections), leaves [K, ...].
+    images: f32[M, B, H, W, 3].
+    key: PRNG key of this step's forward pass, for dropout.
+    train: batch statistics of the batch, dropout on; else running statistics, dropout
+      off.
+
+  Returns:
+    (Outputs, group name -> new stats); in evaluation mode the stats come back
+    unchanged.
+  """
+  slices = member_slices(specs)
+  groups = {}
+  alive = []
+  new_stats = {}
+  for spec in specs:
+    params, stats = variables[spec.name]
+    groups[spec.name], group_alive, new_stats[spec.name] = _run_group(
+      spec,
+      params,
+      stats,
+      images[slices[spec.name]],
+      _member_keys(key, spec),
+      train=train,
+    )
+    alive.append(group_alive)
+  logits = jnp.concatenate([groups[spec.name].logits for spec in specs])
+  return Outputs(logits, jnp.concatenate(alive), groups), new_stats
+
+
+def forward_member(
+  spec: GroupSpec,
+  k: int,
+  outputs: Outputs,
+  params: PyTree,
+  stats: PyTree,
+  images: jax.Array,
+  key: jax.Array,
+) -> Outputs:
+  """Runs one member again, in training mode, and puts its output in the place of the old one.
+
+  Args:
+    spec: the member's group.
+    k: its place in the group.
+    outputs: outputs of the cohort.
+    params: its parameters [1, ...].
+    stats: its other collections [1, ...]; the new batch statistics are dropped.
+    images: f32[M, B, H, W, 3].
+    key: the step's forward key.
+  """
+  position = outputs.members.index(spec.members[k])
+  output, alive, _ = _run_group(
+    spec._replace(size=1),
+    params,
+    stats,
+    images[position : position + 1],
+    _member_keys(key, spec)[k : k + 1],
+    train=True,
+  )
+  group = set_member(outputs.groups[spec.name], k, output)
+  return Outputs(
+    logits=outputs.logits.at[position].set(output.logits[0]),
+    alive=outputs.alive.at[position].set(alive[0]),
+    groups={**outputs.groups, spec.name: group},
+  )
+
+
+def take_member(tree: PyTree, k: int) -> PyTree:
+  """Takes member k out of a group's stacked pytree, keeping a leading axis of one."""
+  return jax.tree.map(lambda x: x[k : k + 1], tree)
+
+
+def set_member(tree: PyTree, k: int, member: PyTree) -> PyTree:
+  """Puts `member` (leaves [1, ...]) in the place of member k of a group's stacked pytree."""
+  return jax.tree.map(lambda x, m: x.at[k].set(m[0]), tree, member)
+
+
+def _all_finite(tree: PyTree, size: int) -> jax.Array:
+  """Tells per member whether every float in the tree of leaves [K, ...] is finite: bool[K]."""
+  leaves = []
+  for x in jax.tree.leaves(tree):
+    if jnp.issubdtype(x.dtype, jnp.floating):
+      leaves.append(x.reshape(size, -1))
+  return jnp.isfinite(jnp.concatenate(leaves, axis=1)).all(axis=1)
+
+
+def _averaged(decay: float, average: PyTree, params: PyTree, stats: PyTree) -> PyTree:
+  """Moves the average towards new weights, quickly at first: with 1 - min(decay, (1 + n) / (10 + n)) in step n."""
+  if not average:
+    return average
+  count = average["count"]
+  rate = jnp.minimum(decay, (1 + count) / (10 + count))
+
+  def move(old, new):
+    return jax.tree.map(lambda a, b: rate * a + (1 - rate) * b, old, new)
+
+  return {
+    "params": move(average["params"], params),
+    "stats": move(average["stats"], stats),
+    "count": count + 1,
+  }
+
+
+def update_members(
+  specs: Sequence[GroupSpec],
+  cohort: Mapping[str, Group],
+  grads: Mapping[str, PyTree],
+  stats: Mapping[str, PyTree],
+) -> tuple[dict[str, Group], jax.Array]:
+  """Applies every member's own optimiser, holding members whose step would not be finite.
+
+  The optimiser runs under `vmap`, so that clipping by norm, LARS, LAMB and step counts
+  are per member.
+
+  Args:
+    specs: the groups.
+    cohort: current groups.
+    grads: group name -> gradients [K, ...].
+    stats: group name -> new batch statistics [K, ...].
+
+  Returns:
+    (new groups, updated bool[M]): a member that is not updated keeps parameters,
+    statistics and optimiser state of before the step.
+  """
+  new_groups = {}
+  updated = []
+  for spec in specs:
+    group = cohort[spec.name]
+    stepped = _update_group(spec, group, grads[spec.name], stats[spec.name])
+    # Gradients are checked too: clipping turns an infinite one into a finite but
+    # meaningless step.
+    finite = _all_finite((grads[spec.name], stepped.params, stepped.stats), spec.size)
+    new_groups[spec.name] = _where_member(finite, stepped, group)
+    updated.append(finite)
+  return new_groups, jnp.concatenate(updated)
+
+
+def _update_group(spec: GroupSpec, group: Group, grads: PyTree, stats: PyTree) -> Group:
+  """Applies the optimiser of every member of one group."""
+
+  def update_member(group, grads, stats):
+    updates, opt = spec.tx.update(grads, group.opt, group.params)
+    params = optax.apply_updates(group.params, updates)
+    average = _averaged(spec.average, group.average, params, stats)
+    return Group(params=params, stats=stats, opt=opt, average=average)
+
+  return jax.vmap(update_member)(group, grads, stats)

@@ -1,0 +1,146 @@
+"""Exact evaluation over a whole split: every member, and every prediction of the method."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from jaxdistill.core.method import GroupSpec, Method
+from jaxdistill.core.types import Group, Outputs, TrainState
+from jaxdistill.engine import sharding
+from jaxdistill.engine.cohort import forward, member_names, variables_of
+from jaxdistill.engine.measures import MEASURES
+from jaxdistill.inputs.augment import normalize, to_float
+
+Channels = tuple[float, ...]
+"""A statistic of each channel, in [0, 1]."""
+
+Row = dict[str, float]
+"""Measure -> value."""
+
+
+def make_forward(
+  specs: Sequence[GroupSpec], *, mean: Channels, std: Channels, evaluated: bool = False
+) -> Callable[[Mapping[str, Group], jax.Array], Outputs]:
+  """Returns (cohort, image uint8[B, H, W, 3]) -> Outputs: all members on the same images, in evaluation mode.
+
+  Args:
+    specs: the groups, in member order.
+    mean: of the data set.
+    std: standard deviation of the data set.
+    evaluated: take the averaged weights, if there are any, instead of those in
+      training.
+  """
+  num_members = len(member_names(specs))
+
+  def run(cohort: Mapping[str, Group], image: jax.Array) -> Outputs:
+    image = normalize(to_float(image), mean, std)
+    images = jnp.broadcast_to(image[None], (num_members, *image.shape))
+    variables = variables_of(cohort, evaluated=evaluated)
+    # Dropout is off: the key is not used.
+    return forward(specs, variables, images, jax.random.key(0), train=False)[0]
+
+  return run
+
+
+def padded_batches(
+  num_examples: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields (index i32[B], mask f32[B]) that cover every example once; the last batch is padded and masked."""
+  for start in range(0, num_examples, batch_size):
+    index = np.arange(start, start + batch_size)
+    mask = index < num_examples
+    yield np.minimum(index, num_examples - 1).astype(np.int32), mask.astype(np.float32)
+
+
+def make_eval_step(
+  specs: Sequence[GroupSpec],
+  method: Method,
+  *,
+  mean: Channels,
+  std: Channels,
+  mesh: Mesh,
+) -> Callable:
+  """Returns the jitted function that measures one batch of a resident split.
+
+  Args:
+    specs: the groups, in member order.
+    method: its predictions are measured beside the members.
+    mean: of the data set.
+    std: standard deviation of the data set.
+    mesh: device mesh.
+
+  Returns:
+    (cohort, method state, image uint8[N, H, W, 3], label i32[N], index i32[B]) -> name
+    -> measure -> f32[B, ...], for every member and every prediction of the method.
+  """
+  names = member_names(specs)
+  run = make_forward(specs, mean=mean, std=std, evaluated=True)
+
+  def eval_step(cohort, method_state, image, label, index):
+    index = sharding.constrain_rows(mesh, index)
+    outputs = run(cohort, image[index])
+    scores = {}
+    for m, name in enumerate(names):
+      scores[name] = jnp.where(outputs.alive[m], outputs.logits[m], jnp.nan)
+    predicted = method.predict(method_state.params, method_state.memory, outputs)
+    for name, probabilities in predicted.items():
+      # log(p) are logits of the same distribution; clipped, as a probability may
+      # underflow to 0.
+      scores[name] = jnp.log(jnp.maximum(probabilities, 1e-30))
+    measured = {}
+    for name, score in scores.items():
+      measured[name] = {m.name: m.per_example(score, label[index]) for m in MEASURES}
+    return measured
+
+  return jax.jit(eval_step)
+
+
+def compile_eval(
+  eval_step: Callable,
+  state: TrainState,
+  image: jax.Array,
+  label: jax.Array,
+  batch_size: int,
+) -> Callable:
+  """Compiles `eval_step` for a split and a batch size, so that it can be said when that happens."""
+  index = np.zeros(batch_size, np.int32)
+  return eval_step.lower(state.cohort, state.method, image, label, index).compile()
+
+
+def evaluate(
+  eval_step: Callable,
+  state: TrainState,
+  image: jax.Array,
+  label: jax.Array,
+  *,
+  num_examples: int,
+  batch_size: int,
+) -> dict[str, Row]:
+  """Measures a whole split; the remainder is padded, and every example counts once.
+
+  Args:
+    eval_step: from `make_eval_step`, or `compile_eval`.
+    state: train state.
+    image: uint8[N, H, W, 3] on the devices.
+    label: i32[N].
+    num_examples: N.
+    batch_size: examples of a batch, a multiple of the number of devices.
+
+  Returns:
+    name -> measure -> value, see `measures.MEASURES`; names in member order, then the
+    method's predictions.
+  """
+  parts = []
+  for index, _ in padded_batches(num_examples, batch_size):
+    parts.append(eval_step(state.cohort, state.method, image, label, index))
+  parts = jax.device_get(parts)
+  values = jax.tree.map(lambda *rows: np.concatenate(rows)[:num_examples], *parts)
+  return {name: _summarize(row) for name, row in values.items()}
+
+
+def _summarize(values: Mapping[str, np.ndarray]) -> Row:
+  """Reduces the values of a whole split to one number a measure."""
+  return {measure.name: measure.reduce(values[measure.name]) for measure in MEASURES}

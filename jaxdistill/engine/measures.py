@@ -1,0 +1,84 @@
+"""What an evaluation measures: one table, read by evaluation, logs, console and tests.
+
+To add a metric, add a row.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdistill import metrics
+
+
+class Measure(NamedTuple):
+  """One number of an evaluation.
+
+  Attributes:
+    name: in files, as `<name>/<member>`.
+    per_example: (logits f32[B, C], labels i32[B]) -> f32[B], or f32[B, n] where an
+      example has several values.
+    reduce: their values over a whole split, [N] or [N, n], -> the number.
+    heading: of its column in the closing table; "" leaves it out.
+    percent: whether it is a fraction that people read in per cent.
+  """
+
+  name: str
+  per_example: Callable[[jax.Array, jax.Array], jax.Array]
+  reduce: Callable[[np.ndarray], float]
+  heading: str = ""
+  percent: bool = False
+
+
+def _mean(values: np.ndarray) -> float:
+  return float(values.mean(dtype=np.float64))
+
+
+def _confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns the largest probability, and whether it is the label's: f32[B, 2]."""
+  confidence = jax.nn.softmax(logits).max(axis=-1)
+  return jnp.stack([confidence, metrics.top_k(logits, labels, 1)], axis=-1)
+
+
+def _of_confidence(function: Callable, values: np.ndarray) -> float:
+  """Applies a function of (confidence, correct); NaN for a member that is not finite, whose ranks mean nothing."""
+  if not np.isfinite(values).all():
+    return float("nan")
+  return float(function(values[:, 0], values[:, 1]))
+
+
+MEASURES = (
+  Measure(
+    name="top1",
+    per_example=functools.partial(metrics.top_k, k=1),
+    reduce=_mean,
+    heading="top-1",
+    percent=True,
+  ),
+  Measure(
+    name="top5",
+    per_example=functools.partial(metrics.top_k, k=5),
+    reduce=_mean,
+    percent=True,
+  ),
+  Measure(
+    name="nll", per_example=metrics.negative_log_likelihood, reduce=_mean, heading="NLL"
+  ),
+  Measure(
+    name="ece",
+    per_example=_confidence,
+    reduce=functools.partial(_of_confidence, metrics.calibration_error),
+    percent=True,
+  ),
+  Measure(
+    name="aurc",
+    per_example=_confidence,
+    reduce=functools.partial(_of_confidence, metrics.risk_coverage_area),
+  ),
+)
+
+# The one by which the best weights of a member are kept: larger is better.
+SELECTING = MEASURES[0]

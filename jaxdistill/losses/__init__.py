@@ -1,0 +1,38 @@
+"""Distillation losses as plain functions of arrays, one value per example.
+
+None of them takes a mean over the batch or stops a gradient: the caller decides both,
+except that `dmfl` detaches its targets. Arithmetic is float32 whatever comes in. They
+need nothing but jax and optax, so any JAX code can import them.
+"""
+
+from jaxdistill.losses.features import (
+  attention_map,
+  attention_transfer,
+  average_pool,
+  byot_hint,
+  diversity,
+  diversity_target,
+  dmfl,
+  feature_l2,
+)
+from jaxdistill.losses.logits import (
+  cross_entropy,
+  kl_divergence,
+  pairwise_kl,
+  soft_cross_entropy,
+)
+
+__all__ = [
+  "attention_map",
+  "attention_transfer",
+  "average_pool",
+  "byot_hint",
+  "cross_entropy",
+  "diversity",
+  "diversity_target",
+  "dmfl",
+  "feature_l2",
+  "kl_divergence",
+  "pairwise_kl",
+  "soft_cross_entropy",
+]

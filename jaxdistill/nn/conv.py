@@ -1,0 +1,189 @@
+"""Convolution and batch normalisation as all networks use them, above all one that can be stacked over members."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import contextvars
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+import jax.numpy as jnp
+
+# What Linen passes for two spatial dimensions.
+NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+
+
+_AS_WRITTEN = contextvars.ContextVar("as_written", default=False)
+
+
+@contextlib.contextmanager
+def as_written() -> Iterator[None]:
+  """Inside, convolutions are traced as they are written, without the other means of a CPU: to count their work."""
+  token = _AS_WRITTEN.set(True)
+  try:
+    yield
+  finally:
+    _AS_WRITTEN.reset(token)
+
+
+def _per_member(function: Callable) -> Callable:
+  """Gives `function` a batching rule: call it once per member, stack what it returns."""
+  function = jax.custom_batching.custom_vmap(function)
+
+  @function.def_vmap
+  def rule(size, batched, *args):
+    members = [
+      [a[k] if stacked else a for a, stacked in zip(args, batched)] for k in range(size)
+    ]
+    outputs = jax.tree.map(
+      lambda *leaves: jnp.stack(leaves), *[function(*member) for member in members]
+    )
+    return outputs, jax.tree.map(lambda _: True, outputs)
+
+  return function
+
+
+def _materialised(x: jax.Array) -> jax.Array:
+  """Returns `x`, computed once and stored: XLA does not fuse across a call that it may not inline."""
+  with set_xla_metadata(inlineable="false"):
+    return jax.jit(lax.optimization_barrier)(x)
+
+
+def _depthwise(lhs, rhs, strides, padding):
+  """Convolves every channel with its own kernel: a sum of shifted products, accumulated in float32."""
+  padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0))).astype(jnp.float32)
+  kernel = rhs.astype(jnp.float32)
+  height, width = (n - k + 1 for n, k in zip(padded.shape[1:3], kernel.shape))
+  total = jnp.zeros((), jnp.float32)
+  for i in range(kernel.shape[0]):
+    for j in range(kernel.shape[1]):
+      window = padded[:, i : i + height : strides[0], j : j + width : strides[1]]
+      total = total + window * kernel[i : i + 1, j : j + 1]
+  return total.astype(lhs.dtype)
+
+
+def _ungrouped(rhs, groups):
+  """Fills the kernel of a grouped convolution up with zeros, to one that reads all channels."""
+  height, width, inputs, outputs = rhs.shape
+  rhs = rhs.reshape(height, width, 1, inputs, groups, outputs // groups)
+  own = jnp.eye(groups, dtype=rhs.dtype).reshape(1, 1, groups, 1, groups, 1)
+  return (rhs * own).reshape(height, width, groups * inputs, outputs)
+
+
+def _cpu_conv(lhs, rhs, window_strides, padding, feature_group_count=1, **geometry):
+  """Computes `lax.conv_general_dilated`, with other means where XLA's CPU backend is slow at it."""
+  ordinary = not isinstance(padding, str) and all(
+    value in (None, 1, (1, 1), NHWC) for value in geometry.values()
+  )
+  if ordinary and feature_group_count == lhs.shape[-1] == rhs.shape[-1]:
+    return _depthwise(lhs, rhs, window_strides, padding)
+  if (
+    ordinary
+    and feature_group_count == 1
+    and rhs.shape[:2] == (1, 1)
+    and not any(map(any, padding))
+  ):
+    kept = lhs[:, :: window_strides[0], :: window_strides[1]]
+    return lax.dot_general(kept, rhs[0, 0], (((3,), (0,)), ((), ())))
+  if ordinary and feature_group_count > 1:
+    # As many times more arithmetic as there are groups, and still much quicker: grouped
+    # ones are on a slow path.
+    rhs, feature_group_count = _ungrouped(rhs, feature_group_count), 1
+  return lax.conv_general_dilated(
+    lhs,
+    rhs,
+    window_strides,
+    padding,
+    feature_group_count=feature_group_count,
+    **geometry,
+  )
+
+
+def member_conv(
+  lhs: jax.Array, rhs: jax.Array, window_strides, padding, **geometry
+) -> jax.Array:
+  """Convolves like `lax.conv_general_dilated`, under `vmap` one member at a time.
+
+  `vmap` turns members with kernels of their own into one grouped convolution, which XLA
+  runs on a slow path. Here each member gets a plain convolution and the results are
+  stacked, forward and backward. On a CPU depthwise, grouped and 1x1 convolutions are
+  computed by other means, and what the gradient of the kernel reads is stored first:
+  XLA would recompute the layers before it inside a transposing loop. For Linen's
+  `nn.Conv(..., conv_general_dilated=member_conv)`. Has no forward-mode derivative.
+
+  Args:
+    lhs: [B, H, W, D] input.
+    rhs: [k, k, D / groups, F] kernel.
+    window_strides: (rows, columns).
+    padding: ((top, bottom), (left, right)), or a name that `lax.conv_general_dilated`
+      knows.
+    **geometry: its further arguments.
+
+  Returns:
+    [B, H', W', F].
+  """
+  on_cpu = jax.default_backend() == "cpu" and not _AS_WRITTEN.get()
+  convolve = functools.partial(
+    _cpu_conv if on_cpu else lax.conv_general_dilated,
+    window_strides=window_strides,
+    padding=padding,
+    **geometry,
+  )
+
+  @jax.custom_vjp
+  def call(lhs, rhs):
+    return _per_member(convolve)(lhs, rhs)
+
+  def forward(lhs, rhs):
+    return call(lhs, rhs), (lhs, rhs)
+
+  def gradients(lhs, rhs, cotangent):
+    if on_cpu:
+      lhs, cotangent = _materialised(lhs), _materialised(cotangent)
+    return jax.vjp(convolve, lhs, rhs)[1](cotangent)
+
+  def backward(saved, cotangent):
+    return _per_member(gradients)(*saved, cotangent)
+
+  call.defvjp(forward, backward)
+  return call(lhs, rhs)
+
+
+def convolution(
+  features: int,
+  kernel: int,
+  stride: int = 1,
+  *,
+  groups: int = 1,
+  dtype: Any = jnp.float32,
+  bias: bool = False,
+  padding: int | None = None,
+  name: str | None = None,
+) -> nn.Conv:
+  """Returns a convolution padded by half its kernel on every side, or by `padding`, as PyTorch does."""
+  # SAME would pad a strided 3x3 convolution on one side only.
+  pad = (kernel - 1) // 2 if padding is None else padding
+  return nn.Conv(
+    features,
+    (kernel, kernel),
+    (stride, stride),
+    padding=((pad, pad),) * 2,
+    use_bias=bias,
+    feature_group_count=groups,
+    dtype=dtype,
+    conv_general_dilated=member_conv,
+    kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    name=name,
+  )
+
+
+def batch_norm(
+  train: bool, dtype: Any = jnp.float32, *, name: str | None = None
+) -> nn.BatchNorm:
+  """Returns batch normalisation with PyTorch's constants; running variances stay biased, as Flax has them."""
+  return nn.BatchNorm(
+    use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+  )

@@ -1,0 +1,5 @@
+"""Optimisers and schedules by name, and what every recipe puts around them."""
+
+from jaxdistill.optim.chain import Chain, make_optimizer, parameter_names
+
+__all__ = ["Chain", "make_optimizer", "parameter_names"]

@@ -1,0 +1,158 @@
+"""What a run says: a progress bar and tables on a terminal, plain lines elsewhere, nothing when quiet."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import time
+from typing import Any
+
+from rich import box
+from rich.console import Console as RichConsole
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TextColumn,
+  TimeRemainingColumn,
+)
+from rich.table import Table
+
+from jaxdistill.engine.measures import MEASURES, SELECTING
+
+
+def per_cent(fraction: float | None) -> str:
+  """Formats a fraction as per cent with two digits."""
+  if fraction is None or fraction != fraction:
+    return "-"
+  return f"{100 * fraction:.2f}"
+
+
+def _number(value: float | None, percent: bool) -> str:
+  if percent:
+    return per_cent(value)
+  return "-" if value is None else f"{value:.4f}"
+
+
+def _parameters(number: int) -> str:
+  return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number:,}"
+
+
+class Console:
+  """Speaks to the person who started the run."""
+
+  def __init__(self, quiet: bool = False):
+    """Opens the terminal; a quiet console says nothing."""
+    self._rich = RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
+    self._progress: Progress | None = None
+
+  def say(self, text: str) -> None:
+    """Prints one line."""
+    self._rich.print(text, markup=False)
+
+  @contextlib.contextmanager
+  def timed(self, what: str) -> Iterator[None]:
+    """Says that something slow begins, and how long it took."""
+    self.say(f"{what} ...")
+    start = time.perf_counter()
+    yield
+    self.say(f"{what} took {time.perf_counter() - start:.1f} s")
+
+  @contextlib.contextmanager
+  def progress(self, done: int, total: int) -> Iterator[None]:
+    """Shows a progress bar in steps while the block runs, if this is a terminal."""
+    if not self._rich.is_terminal:
+      yield
+      return
+    columns = (
+      BarColumn(),
+      MofNCompleteColumn(),
+      TextColumn("steps"),
+      TextColumn("{task.fields[rate]}"),
+      TimeRemainingColumn(),
+      TextColumn("left"),
+    )
+    with Progress(*columns, console=self._rich, transient=True) as self._progress:
+      self._progress.add_task("train", total=total, completed=done, rate="")
+      yield
+    self._progress = None
+
+  def advance(self, step: int, images_per_second: float) -> None:
+    """Moves the progress bar."""
+    if self._progress:
+      rate = f"{images_per_second:,.0f} images/s"
+      self._progress.update(self._progress.task_ids[0], completed=step, rate=rate)
+
+  def evaluation(
+    self,
+    step: int,
+    total: int,
+    epoch: float,
+    images_per_second: float,
+    rows: Mapping[str, Mapping[str, float]],
+  ) -> None:
+    """Prints the line of one evaluation: the selecting measure of every member and prediction."""
+    shown = []
+    for name, row in rows.items():
+      shown.append(f"{name} {_number(row[SELECTING.name], SELECTING.percent)}")
+    heading = _heading(SELECTING.heading, SELECTING.percent)
+    self.say(
+      f"step {step}/{total} epoch {epoch:.4g}  test {heading}  {'  '.join(shown)}"
+      f"  ({images_per_second:,.0f} images/s)"
+    )
+
+  def closing_table(
+    self,
+    summary: Mapping[str, Any],
+    columns: Sequence[str],
+    workdir: str,
+    seconds: float,
+  ) -> None:
+    """Prints what a run came to, and where it was written.
+
+    Args:
+      summary: what `summary.json` holds.
+      columns: the method's own metrics, each a fraction for every member, that get a
+        column.
+      workdir: of the run.
+      seconds: that the run took.
+    """
+    title = f"{summary['method']}, {summary['steps']} steps: test split"
+    table = Table("member", title=title, box=box.SIMPLE_HEAD)
+    headings = ["parameters"]
+    for measure in MEASURES:
+      if not measure.heading:
+        continue
+      heading = _heading(measure.heading, measure.percent)
+      if measure is SELECTING:
+        headings += [f"last {heading}", f"best {heading}", "at step"]
+      else:
+        headings.append(heading)
+    headings += [_heading(column, percent=True) for column in columns]
+    for heading in headings:
+      table.add_column(heading, justify="right")
+
+    for name, row in summary["members"].items():
+      table.add_row(name, *_cells(row, columns))
+    for name in summary["predictions"]:
+      table.add_row(name, *_cells(summary[name], columns))
+    self._rich.print(table)
+    self.say(
+      f"took {seconds:.0f} s; results, checkpoints and the best weights of every member are in {workdir}"
+    )
+
+
+def _heading(name: str, percent: bool) -> str:
+  return f"{name} %" if percent else name
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+  """Returns the cells of one member, or of a prediction, which has no parameters and no metrics of the method."""
+  cells = [_parameters(row["parameters"]) if "parameters" in row else "-"]
+  last, best = row["last"], row["best"]
+  for measure in MEASURES:
+    if not measure.heading:
+      continue
+    cells.append(_number(last[measure.name], measure.percent))
+    if measure is SELECTING:
+      cells += [_number(best[measure.name], measure.percent), str(best["step"])]
+  cells += [per_cent(row.get(column)) for column in columns]
+  return cells

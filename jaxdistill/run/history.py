@@ -1,0 +1,140 @@
+"""What a run has measured so far: last and best values, means, and the summary made of them."""
+
+from collections.abc import Mapping, Sequence
+import math
+from typing import Any
+
+import numpy as np
+
+from jaxdistill.core.types import Mean
+from jaxdistill.engine.evaluate import Row
+from jaxdistill.engine.measures import SELECTING
+
+
+class Window:
+  """Training metrics of the steps since the last line."""
+
+  def __init__(self):
+    self._means: dict[str, Mean] = {}
+
+  def add(self, means: Mapping[str, Mean]) -> None:
+    """Merges the metrics of a dispatch, on the host."""
+    for name, mean in means.items():
+      self._means[name] = self._means[name] + mean if name in self._means else mean
+
+  @property
+  def means(self) -> dict[str, Mean]:
+    """Metric -> mean of shape [] or [M]."""
+    return self._means
+
+  def values(self, members: Sequence[str]) -> dict[str, float]:
+    """Returns `<metric>/<member>`, or `<metric>` where it belongs to no member, -> value."""
+    values = {}
+    for metric, mean in self._means.items():
+      value = np.asarray(mean.value())
+      if value.ndim == 0:
+        values[metric] = float(value)
+        continue
+      for member, number in zip(members, value.tolist(), strict=True):
+        values[f"{metric}/{member}"] = float(number)
+    return values
+
+
+class History:
+  """The records that go with a state: a checkpoint keeps them beside it."""
+
+  def __init__(
+    self,
+    members: Sequence[str],
+    columns: Sequence[str],
+    saved: Mapping[str, Any] | None = None,
+  ):
+    """Starts empty, or from what a checkpoint kept.
+
+    Args:
+      members: names of all members.
+      columns: metrics of the method whose mean over the run the summary shows.
+      saved: from `to_dict`.
+    """
+    saved = saved or {"step": 0, "last": {}, "best": {}, "columns": {}}
+    self.members = tuple(members)
+    self.step: int = saved["step"]
+    self.last: dict[str, Row] = dict(saved["last"])
+    self.best: dict[str, dict[str, Any]] = dict(saved["best"])
+    self._columns: dict[str, dict[str, list[float]]] = {}
+    for column in columns:
+      fresh = {"total": [0.0] * len(self.members), "count": [0.0] * len(self.members)}
+      self._columns[column] = saved["columns"].get(column, fresh)
+
+  def to_dict(self) -> dict[str, Any]:
+    """Returns plain values for a checkpoint's manifest."""
+    return {
+      "step": self.step,
+      "last": self.last,
+      "best": self.best,
+      "columns": self._columns,
+    }
+
+  def add_training(self, window: Window) -> None:
+    """Adds the training metrics of a window to the means over the run."""
+    for column, sums in self._columns.items():
+      if column not in window.means:
+        continue
+      mean = window.means[column]
+      sums["total"] = [
+        a + float(b) for a, b in zip(sums["total"], mean.total, strict=True)
+      ]
+      sums["count"] = [
+        a + float(b) for a, b in zip(sums["count"], mean.count, strict=True)
+      ]
+
+  def add_evaluation(self, rows: Mapping[str, Row]) -> list[str]:
+    """Adds an evaluation of the present step; returns the names that were never better."""
+    self.last = dict(rows)
+    improved = []
+    for name, row in rows.items():
+      score = row[SELECTING.name]
+      if name not in self.best or score > self.best[name][SELECTING.name]:
+        self.best[name] = {"step": self.step, **row}
+        improved.append(name)
+    return improved
+
+  @property
+  def predictions(self) -> tuple[str, ...]:
+    """Names of the method's own predictions that were evaluated."""
+    return tuple(name for name in self.last if name not in self.members)
+
+  def summary(self, parameters: Mapping[str, int]) -> dict[str, Any]:
+    """Returns last and best values of every member and prediction.
+
+    Args:
+      parameters: member -> number of its parameters.
+
+    Returns:
+      {"members": {name: {"last", "best", "parameters", <column>: mean}}, <prediction>:
+      {"last", "best"}, "predictions": names, "steps": int}, numbers that are not finite
+      as None.
+    """
+    members = {}
+    for position, name in enumerate(self.members):
+      members[name] = {**self._record(name), "parameters": parameters[name]}
+      for column, sums in self._columns.items():
+        if sums["count"][position]:
+          members[name][column] = sums["total"][position] / sums["count"][position]
+    summary = {"members": members}
+    for name in self.predictions:
+      summary[name] = self._record(name)
+    summary |= {"predictions": list(self.predictions), "steps": self.step}
+    return _finite(summary)
+
+  def _record(self, name: str) -> dict[str, Any]:
+    return {"last": {"step": self.step, **self.last[name]}, "best": self.best[name]}
+
+
+def _finite(value: Any) -> Any:
+  """Replaces numbers that JSON cannot hold by None, anywhere in nested dicts."""
+  if isinstance(value, dict):
+    return {key: _finite(item) for key, item in value.items()}
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

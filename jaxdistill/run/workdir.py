@@ -1,0 +1,123 @@
+"""The working directory of a run: who may write there, and to which configuration it belongs."""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+import socket
+import subprocess
+import time
+
+import jaxdistill
+from jaxdistill.errors import BusyError, ConfigError, StorageError
+from jaxdistill.run.checkpoint import write_json
+from jaxdistill.run.config import ConfigDict, config_differences, config_digest
+
+# Raised when a later version could misread what an earlier one wrote.
+CONFIG_VERSION = 1
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+  """Creates the directory, proves that it can be written and holds its lock while the block runs.
+
+  Raises:
+    StorageError: if it cannot be written.
+    BusyError: if another process holds it, naming that process.
+  """
+  lock = _take_lock(path)
+  try:
+    yield
+  finally:
+    os.close(lock)
+
+
+def _take_lock(path: Path) -> int:
+  """Returns the descriptor of the lock: held until it is closed or the process ends."""
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT, 0o644)
+  except OSError as error:
+    raise StorageError(
+      f"workdir {path} cannot be written: {error.strerror}: choose another with --workdir"
+    ) from error
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    holder = os.read(lock, 1000).decode(errors="replace").strip()
+    os.close(lock)
+    raise BusyError(
+      f"workdir {path} is in use by {holder or 'another process'}: wait for it, or choose another with "
+      "--workdir"
+    ) from error
+  since = time.strftime("%F %T")
+  os.ftruncate(lock, 0)
+  os.write(
+    lock, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
+  )
+  return lock
+
+
+def _versions() -> dict[str, str]:
+  """Returns package -> version of what determines the numbers of a run."""
+  versions = {"jaxdistill": jaxdistill.__version__}
+  for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
+    versions[name] = importlib.metadata.version(name)
+  return versions
+
+
+def _git(*args: str) -> str:
+  """Returns what git says about the folder that the package runs from."""
+  folder = str(Path(__file__).parent)
+  command = ["git", "-C", folder, *args]
+  result = subprocess.run(
+    command, capture_output=True, text=True, check=True, timeout=10
+  )
+  return result.stdout.strip()
+
+
+def _git_revision() -> str | None:
+  """Revision of the working tree the package runs from, with "+changes" if it is not clean."""
+  try:
+    changes = "+changes" if _git("status", "--porcelain", "-uno") else ""
+    return _git("rev-parse", "HEAD") + changes
+  except (OSError, subprocess.SubprocessError):
+    return None  # not every installation is a checkout
+
+
+def bind_config(path: Path, config: ConfigDict) -> None:
+  """Writes `config.json`, or checks that the one that is there belongs to this configuration.
+
+  Args:
+    path: working directory.
+    config: resolved configuration.
+
+  Raises:
+    ConfigError: if the directory belongs to another configuration, with the differing
+      keys.
+  """
+  file = path / "config.json"
+  if file.exists():
+    try:
+      old = json.loads(file.read_text())["config"]
+    except (ValueError, KeyError) as error:
+      raise ConfigError(
+        f"{file} cannot be read ({error}): choose another workdir"
+      ) from error
+    differing = config_differences(old, config)
+    if differing:
+      raise ConfigError(
+        f"workdir {path} belongs to another configuration: {'; '.join(differing)}: choose another with "
+        "--workdir"
+      )
+  record = {
+    "version": CONFIG_VERSION,
+    "config": config.to_dict(),
+    "config_digest": config_digest(config),
+    "versions": _versions(),
+    "git": _git_revision(),
+  }
+  write_json(file, record)
