@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdistill import losses, registry
+from jaxdistill import losses
+from jaxdistill.core import registry
 from jaxdistill.models.__main__ import describe
 
 _BATCH = flags.DEFINE_integer("batch", 8, "Images of a step.")

@@ -16,10 +16,9 @@ from absl import app, flags
 import jax
 import numpy as np
 
-from jaxdistill import build as build_lib
-from jaxdistill import config as config_lib
-from jaxdistill import sharding
-from jaxdistill import step as step_lib
+from jaxdistill.engine import sharding
+from jaxdistill.engine.dispatch import epoch_order, make_dispatch
+from jaxdistill.run.config import apply_overrides, component, load_config
 
 _CONFIG = flags.DEFINE_string("config", "configs/cifar100_competitive.py", "Config whose step is timed.")
 _VARIANTS = flags.DEFINE_list("variants", ["vmap:1", "unroll:1", "vmap:5"], "mapping:steps per dispatch[:method], ...")
@@ -35,13 +34,13 @@ def jax_variant(config, mapping, count, method):
   config = config.copy_and_resolve_references()
   config.mapping = mapping
   if method:
-    config_lib.override(config, [f"method.name={method}"])
+    apply_overrides(config, [f"method.name={method}"])
   experiment = build_lib.build(config)
   plan = experiment.plan
-  resident = step_lib.make_resident_step(experiment.train_step, experiment.mesh, batch_size=config.batch_size,
+  resident = make_dispatch(experiment.train_step, experiment.mesh, batch_size=config.batch_size,
                                          steps_per_epoch=plan.per_epoch, steps_per_dispatch=count)
   state, data = experiment.init(), sharding.put_replicated(experiment.mesh, tuple(experiment.dataset.train))
-  order = step_lib.epoch_order(state.key, 0, EXAMPLES)
+  order = epoch_order(state.key, 0, EXAMPLES)
   order = jax.device_put(order, sharding.replicated(experiment.mesh))
   start = time.perf_counter()
   compiled = resident.lower(state, *data, order).compile()
@@ -54,8 +53,8 @@ def jax_variant(config, mapping, count, method):
 
 
 def main(argv):
-  config = config_lib.load(_CONFIG.value, [arg.removeprefix("--config.") for arg in argv[1:]])
-  config.data = config_lib.component("data", "random_images:cifar", examples=EXAMPLES, num_classes=NUM_CLASSES)
+  config = load_config(_CONFIG.value, [arg.removeprefix("--config.") for arg in argv[1:]])
+  config.data = component("data", "random_images:cifar", examples=EXAMPLES, num_classes=NUM_CLASSES)
   variants = {}
   for text in _VARIANTS.value:
     mapping, count, *method = text.split(":")

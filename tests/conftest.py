@@ -1,16 +1,10 @@
 """Strict settings for every test: eight CPU devices, no silent broadcasting, fixed seeds, a shared compile cache."""
 
-import os
-import tempfile
+from tests.helpers import settings
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-# Unoptimised code compiles several times faster, and compilation is most of what the tests do.
-FAST_COMPILE = "--xla_backend_optimization_level=0"
-IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"  # see jaxdistill/sharding.py
-os.environ["XLA_FLAGS"] = (f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILE} {IN_ORDER} "
-                           "--xla_force_host_platform_device_count=8")
-CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "jaxdistill-test-cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+settings.apply(devices=8)
+
+import os
 
 import jax
 import jax.numpy as jnp

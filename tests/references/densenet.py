@@ -8,6 +8,7 @@ COUNT, GROWTH = 2, 4
 def _reference(initial, bottleneck, compression):
   def build():
     from collections import OrderedDict
+
     import torch
     from torch import nn
     from torchvision.models import densenet as published

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-import references
+from tests import references
 
 MODULES = {info.name: importlib.import_module(f"references.{info.name}")
            for info in pkgutil.iter_modules(references.__path__) if info.name not in ("draw", "modules", "record")}

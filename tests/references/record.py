@@ -12,8 +12,9 @@ import sys
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
-from references import draw, modules
 import torch
+
+from tests.references import draw, modules
 
 FILE = Path(__file__).parent.parent / "golden" / "networks.npz"
 

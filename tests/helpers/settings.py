@@ -1,0 +1,21 @@
+"""Settings of every process that the tests start, set before JAX is imported."""
+
+import os
+import tempfile
+
+# Unoptimised code compiles several times faster, and compilation is most of what the tests do.
+FAST_COMPILE = "--xla_backend_optimization_level=0"
+# See jaxdistill/engine/sharding.py.
+IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(
+  tempfile.gettempdir(), "jaxdistill-test-cache"
+)
+
+
+def apply(devices: int) -> None:
+  """Sets the environment of this process: a CPU that plays several devices, and the shared compile cache."""
+  flags = f"{FAST_COMPILE} {IN_ORDER} --xla_force_host_platform_device_count={devices}"
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
