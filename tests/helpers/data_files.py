@@ -15,8 +15,10 @@ from jaxdistill.errors import DataError
 
 TRAIN, TEST = 40, 20
 FOLDERS = {
-  ("cifar10", "binary"): "cifar-10-batches-bin", ("cifar10", "python"): "cifar-10-batches-py",
-  ("cifar100", "binary"): "cifar-100-binary", ("cifar100", "python"): "cifar-100-python",
+  ("cifar10", "binary"): "cifar-10-batches-bin",
+  ("cifar10", "python"): "cifar-10-batches-py",
+  ("cifar100", "binary"): "cifar-100-binary",
+  ("cifar100", "python"): "cifar-100-python",
 }
 
 
@@ -56,6 +58,7 @@ def error_of(call, *args, **kwargs) -> str:
 
 def batches(variant, arrays):
   """Yields (batch name, pixels [N, 3072] in planes, labels) as the original archives divide them."""
+
   def planes(images):
     return images.transpose(0, 3, 1, 2).reshape(len(images), 3072)
 
@@ -72,6 +75,7 @@ def batches(variant, arrays):
 
 def python2_pickle(contents: dict) -> bytes:
   """Writes a dict as Python 2 did at protocol 2, opcode by opcode: every string as bytes."""
+
   def text(value):
     return b"U" + bytes([len(value)]) + value
 
@@ -80,12 +84,22 @@ def python2_pickle(contents: dict) -> bytes:
     out += text(key) + b"q" + bytes([number])
     if isinstance(value, np.ndarray):
       raw = value.tobytes()
-      out += (b"cnumpy.core.multiarray\n_reconstruct\nq\x60cnumpy\nndarray\nq\x61K\x00\x85q\x62U\x01bq\x63"
-              b"\x87q\x64Rq\x65(K\x01K" + bytes([len(value)]) + b"M\x00\x0c\x86q\x66cnumpy\ndtype\nq\x67"
-              b"U\x02u1q\x68K\x00K\x01\x87q\x69Rq\x6a(K\x03U\x01|q\x6bNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
-              b"K\x00tq\x6cb\x89T" + struct.pack("<i", len(raw)) + raw + b"q\x6dtq\x6eb")
+      out += (
+        b"cnumpy.core.multiarray\n_reconstruct\nq\x60cnumpy\nndarray\nq\x61K\x00\x85q\x62U\x01bq\x63"
+        b"\x87q\x64Rq\x65(K\x01K"
+        + bytes([len(value)])
+        + b"M\x00\x0c\x86q\x66cnumpy\ndtype\nq\x67"
+        b"U\x02u1q\x68K\x00K\x01\x87q\x69Rq\x6a(K\x03U\x01|q\x6bNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
+        b"K\x00tq\x6cb\x89T" + struct.pack("<i", len(raw)) + raw + b"q\x6dtq\x6eb"
+      )
     elif isinstance(value, list):
-      out += b"](" + b"".join(text(v) if isinstance(v, bytes) else b"K" + bytes([v]) for v in value) + b"e"
+      out += (
+        b"]("
+        + b"".join(
+          text(v) if isinstance(v, bytes) else b"K" + bytes([v]) for v in value
+        )
+        + b"e"
+      )
     else:
       out += text(value)
   return out + b"u."
@@ -101,19 +115,27 @@ def write_folder(root, variant, arrays, version, protocol=2):
       np.concatenate(coarse + columns, axis=1).tofile(folder / f"{name}.bin")
       continue
     key = b"fine_labels" if variant == "cifar100" else b"labels"
-    contents = {b"batch_label": b"some batch", key: [int(label) for label in labels],
-                b"data": np.ascontiguousarray(pixels),
-                b"filenames": [b"%d.png" % i for i in range(len(labels))]}
+    contents = {
+      b"batch_label": b"some batch",
+      key: [int(label) for label in labels],
+      b"data": np.ascontiguousarray(pixels),
+      b"filenames": [b"%d.png" % i for i in range(len(labels))],
+    }
     if variant == "cifar100":
       contents[b"coarse_labels"] = [3] * len(labels)
-    (folder / name).write_bytes(python2_pickle(contents) if protocol == "python2"
-                                else pickle.dumps(contents, protocol))
+    (folder / name).write_bytes(
+      python2_pickle(contents)
+      if protocol == "python2"
+      else pickle.dumps(contents, protocol)
+    )
   return folder
 
 
 def pack(folder):
   """Replaces a folder by the original archive of that name."""
-  name = folder.name.replace("-batches-bin", "-binary").replace("-batches-py", "-python")
+  name = folder.name.replace("-batches-bin", "-binary").replace(
+    "-batches-py", "-python"
+  )
   path = folder.parent / f"{name}.tar.gz"
   with tarfile.open(path, "w:gz") as archive:
     archive.add(folder, folder.name)
@@ -133,19 +155,28 @@ def write_tfds(root, variant, arrays, with_id=True, declared_shape=(32, 32, 3)):
       return self._split_datasets
 
   def examples(split):
-    for row, (image, label) in enumerate(zip(arrays[f"images_{split}"], arrays[f"labels_{split}"])):
+    for row, (image, label) in enumerate(
+      zip(arrays[f"images_{split}"], arrays[f"labels_{split}"])
+    ):
       png = io.BytesIO()
       Image.fromarray(image).save(png, "PNG")
       example = {"image": png.getvalue(), "label": int(label)}
       yield row, {"id": f"{split}_{row:05d}", **example} if with_id else example
 
-  features = {"image": tfds.features.Image(shape=declared_shape),
-              "label": tfds.features.ClassLabel(num_classes=10)}
+  features = {
+    "image": tfds.features.Image(shape=declared_shape),
+    "label": tfds.features.ClassLabel(num_classes=10),
+  }
   if with_id:
     features["id"] = tfds.features.Text()
-  Prepared(name=variant, version="3.0.2", features=tfds.features.FeaturesDict(features), data_dir=root,
-           split_datasets={s: examples(s) for s in ("train", "test")},
-           file_format="array_record").download_and_prepare()
+  Prepared(
+    name=variant,
+    version="3.0.2",
+    features=tfds.features.FeaturesDict(features),
+    data_dir=root,
+    split_datasets={s: examples(s) for s in ("train", "test")},
+    file_format="array_record",
+  ).download_and_prepare()
   return root / variant / "3.0.2"
 
 
@@ -170,10 +201,15 @@ def tfrecord_frame(record: bytes) -> bytes:
 def to_tfrecord(folder):
   """Turns prepared array_record files into the TFRecord files that preparing writes by default."""
   from array_record.python import array_record_data_source
+
   for path in list(folder.glob("*array_record*")):
     source = array_record_data_source.ArrayRecordDataSource([str(path)])
     path.with_name(path.name.replace("array_record", "tfrecord")).write_bytes(
-      b"".join(tfrecord_frame(record) for record in source.__getitems__(list(range(len(source))))))
+      b"".join(
+        tfrecord_frame(record)
+        for record in source.__getitems__(list(range(len(source))))
+      )
+    )
     path.unlink()
   info = folder / "dataset_info.json"
   info.write_text(info.read_text().replace("array_record", "tfrecord"))
@@ -183,15 +219,22 @@ def to_tfrecord(folder):
 LAYOUTS = {
   "binary folder": lambda *where: write_folder(*where, "binary"),
   "binary archive": lambda *where: pack(write_folder(*where, "binary")),
-  "python folder, as Python 2 wrote it": lambda *where: write_folder(*where, "python", "python2"),
+  "python folder, as Python 2 wrote it": lambda *where: write_folder(
+    *where, "python", "python2"
+  ),
   "python folder, protocol 0": lambda *where: write_folder(*where, "python", 0),
   "python folder, protocol 2": lambda *where: write_folder(*where, "python", 2),
   "python folder, protocol 4": lambda *where: write_folder(*where, "python", 4),
   "python archive": lambda *where: pack(write_folder(*where, "python", "python2")),
   "tfds array_record": lambda *where: write_tfds(*where),
   "tfds tfrecord": lambda *where: to_tfrecord(write_tfds(*where)),
-  "npz": lambda root, variant, arrays: np.savez_compressed(root / f"{variant}.npz", **arrays),
+  "npz": lambda root, variant, arrays: np.savez_compressed(
+    root / f"{variant}.npz", **arrays
+  ),
   "two npz": lambda root, variant, arrays: [
-    np.savez(root / f"{variant}_{s}.npz", **{k: v for k, v in arrays.items() if k.endswith(s)})
-    for s in ("train", "test")],
+    np.savez(
+      root / f"{variant}_{s}.npz", **{k: v for k, v in arrays.items() if k.endswith(s)}
+    )
+    for s in ("train", "test")
+  ],
 }
