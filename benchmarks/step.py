@@ -120,9 +120,8 @@ def main(argv):
     f"{group.members} {name}" for name, group in config.cohort.items()
   )
   device = jax.devices()[0].device_kind
-  print(
-    f"{config.method.name}, {cohort}, batch {config.batch_size}, {config.dtype}, {device}"
-  )
+  batch = f"batch {config.batch_size}, {config.dtype}"
+  print(f"{config.method.name}, {cohort}, {batch}, {device}")
   print(f"{'variant':28} {'ms/step':>9} {'ratio':>6} {'images/s':>9} {'compile s':>9}")
   rows = {}
   first = 1e3 * float(np.median(times[next(iter(variants))]))
