@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxdistill.data import cifar, layers
+from jaxdistill.data import _tfds, cifar
 from jaxdistill.errors import ConfigError
 from tests.helpers.data_files import (  # noqa: F401 (fixtures)
   LAYOUTS,
@@ -239,7 +239,7 @@ def test_tfds_image_of_another_size_is_named(tmp_path, arrays):
 
 
 def test_checksum_of_the_standard():
-  assert layers._crc32c([b"123456789", b"", b"a"]).tolist() == [0xE3069283, 0, 0xC1D04330]
+  assert _tfds._crc32c([b"123456789", b"", b"a"]).tolist() == [0xE3069283, 0, 0xC1D04330]
 
 
 def test_a_missing_tensorflow_datasets_is_named(tmp_path, arrays, monkeypatch):

@@ -165,10 +165,10 @@ def test_two_image_shapes_are_named():
   good = (np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, int))
   ragged = [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)]
   assert "mine train: image 1 is [5, 4, 3] but image 0 is [4, 4, 3]" in error_of(
-    dataset.checked, "mine", (ragged, [0, 0]), good, 1)
+    datasets.checked, "mine", (ragged, [0, 0]), good, 1)
   boxed = np.empty(2, object)
   boxed[:] = ragged
-  text = error_of(dataset.checked, "mine", good, (boxed, [0, 0]), 1, where="x.npz")
+  text = error_of(datasets.checked, "mine", good, (boxed, [0, 0]), 1, where="x.npz")
   assert "mine (x.npz) test: image 1" in text
   assert datasets.checked("mine", (ragged[:1], [0]), good, 1).train.image.shape == (1, 4, 4, 3)
 
@@ -180,6 +180,6 @@ def test_a_constant_channel_can_be_divided_by():
 
 def test_data_sets_are_found_by_name(tmp_path, arrays):
   assert {"digits", "npz", "cifar.cifar10", "cifar.cifar100"} <= set(registry.list_available("data"))
-  assert not [name for name in registry.list_available("data") if name.startswith("layers")]
+  assert not [name for name in registry.list_available("data") if name.startswith("_")]
   path = save(tmp_path / "x.npz", arrays)
   assert registry.resolve("data", "npz", path=path, num_classes=10).num_classes == 10
