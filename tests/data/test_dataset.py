@@ -1,5 +1,7 @@
 """The checks that every data set passes, and data sets of one's own."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -72,13 +74,15 @@ def test_a_data_set_of_ones_own_is_found_by_its_import_path():
 
 
 @pytest.mark.parametrize("name", registry.list_available("data"))
-def test_every_data_set_takes_keywords_with_defaults_only(name):
-  for parameter in registry.keywords("data", name).values():
-    assert parameter.default is not parameter.empty
-  assert registry.find("data", name).__doc__.startswith("Returns")
+def test_every_data_set_takes_documented_keywords_only(name):
+  factory = registry.find("data", name)
+  keywords = registry.keywords("data", name)
+  assert list(keywords) == list(inspect.signature(factory).parameters)
+  for keyword in keywords:
+    assert f"\n    {keyword}: " in inspect.getdoc(factory).replace("\n  ", "\n    ")
 
 
-def test_what_data_sets_share_is_no_data_set():
+def test_helpers_of_data_sets_are_no_data_sets():
   names = registry.list_available("data")
   assert "digits" in names
   assert "cifar.cifar100" in names
