@@ -79,7 +79,7 @@ def test_every_data_set_takes_documented_keywords_only(name):
   keywords = registry.keywords("data", name)
   assert list(keywords) == list(inspect.signature(factory).parameters)
   for keyword in keywords:
-    assert f"\n    {keyword}: " in inspect.getdoc(factory).replace("\n  ", "\n    ")
+    assert f"\n  {keyword}: " in inspect.getdoc(factory)
 
 
 def test_helpers_of_data_sets_are_no_data_sets():
