@@ -1,0 +1,1 @@
+"""Networks: a file for each family, a factory function for each size."""
