@@ -60,18 +60,18 @@ class Block(nn.Module):
         y,
         self.hidden,
         3,
-        self.stride,
+        stride=self.stride,
         groups=self.groups,
         names=("conv2", "bn2"),
       )
       y = unit(nn.relu(y), self.features, 1, names=("conv3", "bn3"))
     else:
-      y = nn.relu(unit(x, self.hidden, 3, self.stride, names=("conv1", "bn1")))
+      y = nn.relu(unit(x, self.hidden, 3, stride=self.stride, names=("conv1", "bn1")))
       y = unit(y, self.features, 3, names=("conv2", "bn2"))
 
     if self.stride > 1 or x.shape[-1] != self.features:
       names = ("downsample.0", "downsample.1")
-      x = unit(x, self.features, 1, self.stride, names=names)
+      x = unit(x, self.features, 1, stride=self.stride, names=names)
     return nn.relu(x + y)
 
 
@@ -105,7 +105,7 @@ class ResNet(nn.Module):
     """Classifies images [B, H, W, 3]."""
     unit = functools.partial(conv_norm, train=train, dtype=self.dtype)
     if self.stem == "imagenet":
-      x = nn.relu(unit(image, self.width, 7, 2, names=("conv1", "bn1")))
+      x = nn.relu(unit(image, self.width, 7, stride=2, names=("conv1", "bn1")))
       x = max_pool(x, 3, 2, padding=1)
     else:
       x = nn.relu(unit(image, self.width, 3, names=("conv1", "bn1")))
