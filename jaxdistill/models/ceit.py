@@ -45,8 +45,8 @@ IMAGE_SIZE = 224
 class LeFF(nn.Module):
   """Locally-enhanced feed-forward network: convolves the patch tokens as a map.
 
-  The convolutions are 1x1, depthwise 3x3 and 1x1. The class token, the first one,
-  passes unchanged.
+  The convolutions are 1x1, depthwise 3x3 and 1x1. The class token, the first one, is
+  returned unchanged.
 
   Attributes:
     grid: (rows, columns) of the patch tokens.
