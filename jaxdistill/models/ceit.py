@@ -172,11 +172,12 @@ class CeiT(nn.Module):
     x = embed_tokens(self.param, grid)
     features = {"stem": x[:, 1:].reshape(grid.shape)}
 
+    _, rows, columns, _ = grid.shape
     class_tokens = []
     drop_paths = np.linspace(0, self.drop_path, self.depth)
     for index, drop_path in enumerate(drop_paths):
       block = Block(
-        grid=grid.shape[1:3],
+        grid=(rows, columns),
         heads=self.heads,
         drop_path=float(drop_path),
         dtype=self.dtype,
