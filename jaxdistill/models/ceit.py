@@ -1,16 +1,16 @@
 """CeiT: a vision transformer with convolutions before its tokens and between them.
 
-Reference:
-  K. Yuan, S. Guo, Z. Liu, A. Zhou, F. Yu, W. Wu: Incorporating Convolution Designs into
-    Visual Transformers.
-  ICCV 2021, and its released code.
-
 Modules are named as in the released code. Where it differs from the text we follow the
 code: the stem has 64 channels, not 32, which gives the published sizes; and the
 feed-forward network hands on the class token as it gets it, normalised, so that the
 shortcut around it adds the normalised class token to the class token.
+
+Reference:
+  K. Yuan, S. Guo, Z. Liu, A. Zhou, F. Yu, W. Wu: Incorporating Convolution Designs into
+    Visual Transformers. ICCV 2021, and its released code.
 """
 
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -25,7 +25,7 @@ from jaxdistill.errors import (
   require_positive,
   require_rate,
 )
-from jaxdistill.nn.conv import batch_norm, convolution
+from jaxdistill.nn.conv import conv_norm
 from jaxdistill.nn.heads import max_pool
 from jaxdistill.nn.tokens import (
   Attention,
@@ -43,13 +43,14 @@ IMAGE_SIZE = 224
 
 
 class LeFF(nn.Module):
-  """Locally-enhanced feed-forward network: 1x1, depthwise 3x3 and 1x1 convolutions of the patch tokens as a map.
+  """Locally-enhanced feed-forward network: convolves the patch tokens as a map.
 
-  The class token, the first one, passes unchanged.
+  The convolutions are 1x1, depthwise 3x3 and 1x1. The class token, the first one, is
+  returned unchanged.
 
   Attributes:
     grid: (rows, columns) of the patch tokens.
-    dtype: of the arithmetic.
+    dtype: computation dtype.
   """
 
   grid: tuple[int, int]
@@ -57,33 +58,27 @@ class LeFF(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: jax.Array, train: bool) -> jax.Array:
-    def unit(x, index, features, kernel, groups=1):
-      x = convolution(
-        features,
-        kernel,
-        groups=groups,
-        bias=True,
-        dtype=self.dtype,
-        name=f"conv{index}",
-      )(x)
-      return batch_norm(train, self.dtype, name=f"bn{index}")(x)
-
+    """Turns tokens [B, 1 + rows * columns, D] into tokens of the same shape."""
+    unit = functools.partial(conv_norm, bias=True, train=train, dtype=self.dtype)
     batch, _, dim = tokens.shape
+    hidden = 4 * dim
     x = tokens[:, 1:].reshape(batch, *self.grid, dim)
-    x = nn.gelu(unit(x, 1, 4 * dim, 1), approximate=False)
-    x = nn.gelu(unit(x, 2, 4 * dim, 3, groups=4 * dim), approximate=False)
-    x = unit(x, 3, dim, 1)
+    x = unit(x, hidden, 1, names=("conv1", "bn1"))
+    x = nn.gelu(x, approximate=False)
+    x = unit(x, hidden, 3, groups=hidden, names=("conv2", "bn2"))
+    x = nn.gelu(x, approximate=False)
+    x = unit(x, dim, 1, names=("conv3", "bn3"))
     return jnp.concatenate([tokens[:, :1], x.reshape(batch, -1, dim)], axis=1)
 
 
 class Block(nn.Module):
-  """Attention and a locally-enhanced feed-forward network, each on normalised tokens and with a shortcut.
+  """Attention and a LeFF, each on normalised tokens and with a shortcut.
 
   Attributes:
     grid: (rows, columns) of the patch tokens.
     heads: of the attention.
     drop_path: rate of stochastic depth.
-    dtype: of the arithmetic.
+    dtype: computation dtype.
   """
 
   grid: tuple[int, int]
@@ -93,6 +88,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Turns tokens [B, 1 + rows * columns, D] into tokens of the same shape."""
     y = layer_norm(self.dtype, name="norm1")(x)
     y = Attention(self.heads, dtype=self.dtype, name="attn")(y, train)
     x = x + DropPath(self.drop_path)(y, train)
@@ -102,11 +98,13 @@ class Block(nn.Module):
 
 
 class ClassAttention(nn.Module):
-  """Layer-wise class-token attention: the last block's class token attends to those of all blocks.
+  """Layer-wise class-token attention.
+
+  The last block's class token attends to the class tokens of all blocks.
 
   Attributes:
     heads: of the attention.
-    dtype: of the arithmetic.
+    dtype: computation dtype.
   """
 
   heads: int
@@ -115,12 +113,12 @@ class ClassAttention(nn.Module):
   @nn.compact
   def __call__(self, tokens: jax.Array, train: bool) -> jax.Array:
     """Turns class tokens [B, blocks, D] into one, [B, D]."""
+    attention = Attention(self.heads, last=True, dtype=self.dtype, name="attn")
     y = layer_norm(self.dtype, name="norm1")(tokens)
-    x = tokens[:, -1:] + Attention(
-      self.heads, last=True, dtype=self.dtype, name="attn"
-    )(y, train)
+    x = tokens[:, -1:] + attention(y, train)
     y = layer_norm(self.dtype, name="norm2")(x)
-    return (x + Mlp(dtype=self.dtype, name="feedforward")(y, train))[:, 0]
+    x = x + Mlp(dtype=self.dtype, name="feedforward")(y, train)
+    return x[:, 0]
 
 
 class CeiT(nn.Module):
@@ -141,7 +139,7 @@ class CeiT(nn.Module):
     drop_path: rate of stochastic depth in the last block; it rises linearly from 0 in
       the first.
     resize: side in pixels to which images are resized; 0 leaves them.
-    dtype: of the arithmetic.
+    dtype: computation dtype.
   """
 
   num_classes: int
@@ -156,32 +154,50 @@ class CeiT(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
+    """Classifies images [B, H, W, 3]."""
     image = resize_images(image, self.resize)
-    x = convolution(self.stem_width, 7, 2, dtype=self.dtype, name="i2t.backbone.conv")(
-      image
+
+    # Image to tokens: a stem of convolution and pooling, then patches of its map.
+    x = conv_norm(
+      image,
+      self.stem_width,
+      kernel=7,
+      stride=2,
+      train=train,
+      dtype=self.dtype,
+      names=("i2t.backbone.conv", "i2t.backbone.bn"),
     )
-    x = max_pool(
-      batch_norm(train, self.dtype, name="i2t.backbone.bn")(x), 3, 2, padding=1
-    )
+    x = max_pool(x, 3, 2, padding=1)
     grid = patches(x, self.dim, self.patch, self.dtype, name="i2t.proj")
     x = embed_tokens(self.param, grid)
-    outputs, classes = {"stem": x[:, 1:].reshape(grid.shape)}, []
-    for block, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
-      x = Block(
-        grid.shape[1:3], self.heads, float(rate), self.dtype, name=f"blocks.{block}"
-      )(x, train)
-      classes.append(x[:, 0])
-      if stage := stage_ended(block, self.depth):
-        outputs[stage] = x[:, 1:].reshape(grid.shape)
-    positions = self.param(
-      "pos_layer_embed", nn.initializers.zeros, (1, self.depth, self.dim)
-    )
-    x = jnp.stack(classes, axis=1) + positions.astype(self.dtype)
+    features = {"stem": x[:, 1:].reshape(grid.shape)}
+
+    _, rows, columns, _ = grid.shape
+    class_tokens = []
+    drop_paths = np.linspace(0, self.drop_path, self.depth)
+    for index, drop_path in enumerate(drop_paths):
+      block = Block(
+        grid=(rows, columns),
+        heads=self.heads,
+        drop_path=float(drop_path),
+        dtype=self.dtype,
+        name=f"blocks.{index}",
+      )
+      x = block(x, train)
+      class_tokens.append(x[:, 0])
+      stage = stage_ended(index, self.depth)
+      if stage:
+        features[stage] = x[:, 1:].reshape(grid.shape)
+
+    # The class tokens of all blocks give the one that is classified.
+    shape = (1, self.depth, self.dim)
+    positions = self.param("pos_layer_embed", nn.initializers.zeros, shape)
+    x = jnp.stack(class_tokens, axis=1) + positions.astype(self.dtype)
     x = ClassAttention(self.heads, self.dtype, name="lca")(x, train)
     pooled = layer_norm(name="norm")(x.astype(jnp.float32))
-    return ModelOutput(
-      token_dense(self.num_classes, name="head")(pooled), {**outputs, "pooled": pooled}
-    )
+    features["pooled"] = pooled
+    logits = token_dense(self.num_classes, name="head")(pooled)
+    return ModelOutput(logits, features)
 
 
 def ceit(
@@ -196,12 +212,24 @@ def ceit(
   drop_path: float = 0.0,
   resize: int = 0,
 ) -> nn.Module:
-  """Builds a CeiT of any size; parameters as `CeiT` has them.
+  """Returns a CeiT of any size.
+
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    dim: channels of a token.
+    depth: number of blocks.
+    heads: of the attention.
+    patch: side of a patch in positions of the stem's map, a quarter of the image's.
+    stem_width: channels of the stem.
+    drop_path: rate of stochastic depth in the last block; it rises linearly from 0 in
+      the first.
+    resize: side in pixels to which images are resized; 0 leaves them.
 
   Raises:
     ConfigError: for sizes less than 1, a dim that the heads do not divide, or a rate
-      outside [0, 1); once it sees an image, for one of whose map after the stem the
-      sides are not multiples of the patch.
+      outside [0, 1); when called, for images whose map after the stem has sides that
+      are not multiples of the patch.
   """
   require_positive(
     dim=dim, depth=depth, heads=heads, patch=patch, stem_width=stem_width
@@ -210,7 +238,15 @@ def ceit(
   require_not_negative(resize=resize)
   require_rate(drop_path=drop_path)
   return CeiT(
-    num_classes, dim, depth, heads, patch, stem_width, drop_path, resize, dtype
+    num_classes=num_classes,
+    dim=dim,
+    depth=depth,
+    heads=heads,
+    patch=patch,
+    stem_width=stem_width,
+    drop_path=drop_path,
+    resize=resize,
+    dtype=dtype,
   )
 
 
@@ -222,10 +258,9 @@ def ceit_t(
   drop_path: float = 0.0,
   resize: int = 0,
 ) -> nn.Module:
-  """Builds CeiT-T: 6.36 M parameters with 1000 classes and 224-pixel images.
+  """Returns CeiT-T: 6.36 M parameters with 1000 classes and 224-pixel images.
 
-  Raises:
-    ConfigError: as `ceit`.
+  Arguments and errors are those of `ceit`.
   """
   return ceit(
     num_classes=num_classes,
@@ -246,10 +281,9 @@ def ceit_s(
   drop_path: float = 0.0,
   resize: int = 0,
 ) -> nn.Module:
-  """Builds CeiT-S: 24.20 M parameters with 1000 classes and 224-pixel images.
+  """Returns CeiT-S: 24.20 M parameters with 1000 classes and 224-pixel images.
 
-  Raises:
-    ConfigError: as `ceit`.
+  Arguments and errors are those of `ceit`.
   """
   return ceit(
     num_classes=num_classes,
@@ -270,14 +304,14 @@ def ceit_b(
   drop_path: float = 0.0,
   resize: int = 0,
 ) -> nn.Module:
-  """Builds CeiT-B of the released code: 94.41 M parameters with 1000 classes and 224-pixel images.
+  """Returns CeiT-B: 94.41 M parameters with 1000 classes and 224-pixel images.
 
-  Competitive Distillation's Table 1 gives 88.6 M. No number of classes, stem or size of
-  images brings this network there: with 10 classes and 32-pixel images it has 93.50 M.
-  Without the layer-wise class-token attention it would have 87.32 M with 1000 classes.
+  This is the network of the released code. Competitive Distillation's table 1 gives
+  88.6 M. No number of classes, stem or size of images brings this network there: with
+  10 classes and 32-pixel images it has 93.50 M. Without the layer-wise class-token
+  attention it would have 87.32 M with 1000 classes.
 
-  Raises:
-    ConfigError: as `ceit`.
+  Arguments and errors are those of `ceit`.
   """
   return ceit(
     num_classes=num_classes,

@@ -1,15 +1,15 @@
 """DenseNet for 32-pixel images.
 
+Modules are named as torchvision names those of its DenseNet for ImageNet.
+
 References:
   G. Huang, Z. Liu, L. van der Maaten, K. Weinberger: Densely Connected Convolutional
     Networks. CVPR 2017, table 2.
   S. Li, M. Lin, Y. Wang, Y. Wu, Y. Tian, L. Shao, R. Ji: Distilling a Powerful Student
-    Model via Online Knowledge
-  Distillation (FFSD). IEEE TNNLS 2022: its DenseNet-40-12 begins with 24 channels. L.
-  Gao, X. Lan, H. Mi, D. Feng, K. Xu, Y. Peng: Multistructure-Based Collaborative Online
-  Distillation. Entropy 2019: interval distillation, with DenseNet-BC-100-12.
-
-Modules are named as torchvision names those of its DenseNet for ImageNet.
+    Model via Online Knowledge Distillation (FFSD). IEEE TNNLS 2022: its DenseNet-40-12
+    begins with 24 channels.
+  L. Gao, X. Lan, H. Mi, D. Feng, K. Xu, Y. Peng: Multistructure-Based Collaborative
+    Online Distillation. Entropy 2019: interval distillation, with DenseNet-BC-100-12.
 """
 
 from typing import Any
@@ -24,15 +24,16 @@ from jaxdistill.nn.conv import batch_norm, convolution
 from jaxdistill.nn.heads import classify
 
 IMAGE_SIZE = 32
+NUM_BLOCKS = 3
 
 
 class DenseLayer(nn.Module):
-  """Normalisation, ReLU and 3x3 convolution, whose output is appended to the channels of the input.
+  """Appends channels to a map: normalisation, ReLU and a 3x3 convolution of it.
 
   Attributes:
     growth: channels that it appends.
     bottleneck: whether a 1x1 convolution first reduces the input to four times as many.
-    dtype: of the arithmetic.
+    dtype: computation dtype.
   """
 
   growth: int
@@ -41,22 +42,27 @@ class DenseLayer(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    def unit(x, index, features, kernel):
+    """Turns a map [B, H, W, D] into [B, H, W, D + growth]."""
+
+    def unit(x, index, channels, kernel):
       x = nn.relu(batch_norm(train, self.dtype, name=f"norm{index}")(x))
-      return convolution(features, kernel, dtype=self.dtype, name=f"conv{index}")(x)
+      conv = convolution(channels, kernel, dtype=self.dtype, name=f"conv{index}")
+      return conv(x)
 
     if self.bottleneck:
-      y = unit(unit(x, 1, 4 * self.growth, 1), 2, self.growth, 3)
+      y = unit(x, 1, 4 * self.growth, kernel=1)
+      y = unit(y, 2, self.growth, kernel=3)
     else:
-      y = unit(x, 1, self.growth, 3)
+      y = unit(x, 1, self.growth, kernel=3)
     return jnp.concatenate([x, y], axis=-1)
 
 
 class DenseNet(nn.Module):
-  """A DenseNet of three blocks of equal depth; dropout, which the paper has without augmentation, is left out.
+  """A DenseNet of three blocks of equal depth.
 
-  The maps that it returns are those after the normalisation and ReLU at the end of each
-  block; FFSD's code takes the first two before them.
+  Dropout, which the paper has without augmentation, is left out. The maps that it
+  returns are those after the normalisation and ReLU at the end of each block; FFSD's
+  code takes the first two before them.
 
   Attributes:
     count: number of layers in each block.
@@ -64,8 +70,8 @@ class DenseNet(nn.Module):
     initial: channels of the first convolution.
     num_classes: C.
     bottleneck: whether the layers have a 1x1 convolution before the 3x3.
-    compression: share of the channels that the transitions between blocks keep.
-    dtype: of the arithmetic.
+    compression: fraction of the channels that the transitions between blocks keep.
+    dtype: computation dtype.
   """
 
   count: int
@@ -78,30 +84,29 @@ class DenseNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
+    """Classifies images [B, H, W, 3]."""
     x = convolution(self.initial, 3, dtype=self.dtype, name="features.conv0")(image)
-    outputs = {"stem": x}
-    for block in (1, 2, 3):
+    features = {"stem": x}
+    for block in range(1, NUM_BLOCKS + 1):
       for layer in range(1, self.count + 1):
-        x = DenseLayer(
-          self.growth,
-          self.bottleneck,
-          self.dtype,
-          name=f"features.denseblock{block}.denselayer{layer}",
-        )(x, train)
-      norm = f"features.transition{block}.norm" if block < 3 else "features.norm5"
+        name = f"features.denseblock{block}.denselayer{layer}"
+        dense = DenseLayer(self.growth, self.bottleneck, dtype=self.dtype, name=name)
+        x = dense(x, train)
+
+      is_last = block == NUM_BLOCKS
+      norm = "features.norm5" if is_last else f"features.transition{block}.norm"
       x = nn.relu(batch_norm(train, self.dtype, name=norm)(x))
-      outputs[f"stage{block}"] = x
-      if block < 3:
-        # The paper pools after the 1x1 convolution: the same numbers for four times the
-        # work.
-        x = nn.avg_pool(x, (2, 2), (2, 2))
-        x = convolution(
-          int(self.compression * x.shape[-1]),
-          1,
-          dtype=self.dtype,
-          name=f"features.transition{block}.conv",
-        )(x)
-    return classify(x, outputs, self.num_classes, name="classifier")
+      features[f"stage{block}"] = x
+      if is_last:
+        break
+
+      # The paper pools after the 1x1 convolution: the same numbers for four times the
+      # work.
+      x = nn.avg_pool(x, (2, 2), (2, 2))
+      channels = int(self.compression * x.shape[-1])
+      name = f"features.transition{block}.conv"
+      x = convolution(channels, 1, dtype=self.dtype, name=name)(x)
+    return classify(x, features, self.num_classes, name="classifier")
 
 
 def densenet(
@@ -114,10 +119,17 @@ def densenet(
   compression: float = 1.0,
   initial: int = 0,
 ) -> nn.Module:
-  """Builds a DenseNet: 1.02 M parameters with 10 classes at depth 40 and growth 12.
+  """Returns a DenseNet: 1.02 M parameters with 10 classes at depth 40 and growth 12.
 
-  With `initial` 0 the first convolution has as many channels as in the paper: 16, with
-  a bottleneck 2 * growth.
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    depth: number of layers, 3n + 4, or 6n + 4 with a bottleneck.
+    growth: channels that each layer appends.
+    bottleneck: whether the layers have a 1x1 convolution before the 3x3.
+    compression: fraction of the channels that the transitions between blocks keep.
+    initial: channels of the first convolution; 0 takes the paper's number: 16, or
+      2 * growth with a bottleneck.
 
   Raises:
     ConfigError: for a depth other than 3n + 4, with a bottleneck 6n + 4, or a size that
@@ -134,16 +146,28 @@ def densenet(
     f"compression must be above 0 and at most 1, got {compression}",
   )
   require(initial >= 0, f"initial must be at least 0, got {initial}")
-  initial = initial or (2 * growth if bottleneck else 16)
+  papers_initial = 2 * growth if bottleneck else 16
   return DenseNet(
-    (depth - 4) // step, growth, initial, num_classes, bottleneck, compression, dtype
+    count=(depth - 4) // step,
+    growth=growth,
+    initial=initial or papers_initial,
+    num_classes=num_classes,
+    bottleneck=bottleneck,
+    compression=compression,
+    dtype=dtype,
   )
 
 
 def densenet40(
   *, num_classes: int, dtype: Any = jnp.float32, initial: int = 0
 ) -> nn.Module:
-  """Builds DenseNet-40-12: 1.02 M parameters with 10 classes; 1.06 M as FFSD has it, with `initial` 24.
+  """Returns DenseNet-40-12: 1.02 M parameters with 10 classes.
+
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    initial: channels of the first convolution; 0 for 16 as in the paper, 24 for FFSD's
+      network of 1.06 M parameters.
 
   Raises:
     ConfigError: for a negative `initial`.
@@ -154,12 +178,15 @@ def densenet40(
 
 
 def densenet100(*, num_classes: int, dtype: Any = jnp.float32) -> nn.Module:
-  """Builds DenseNet-100-12: 6.98 M parameters with 10 classes."""
+  """Returns DenseNet-100-12: 6.98 M parameters with 10 classes."""
   return densenet(num_classes=num_classes, dtype=dtype, depth=100, growth=12)
 
 
 def densenet_bc100(*, num_classes: int, dtype: Any = jnp.float32) -> nn.Module:
-  """Builds DenseNet-BC-100-12, as interval distillation has it: 0.77 M parameters with 10 classes."""
+  """Returns DenseNet-BC-100-12: 0.77 M parameters with 10 classes.
+
+  Interval distillation has it as a member.
+  """
   return densenet(
     num_classes=num_classes,
     dtype=dtype,

@@ -1,18 +1,19 @@
 """MobileNets, with the strides for 224-pixel images or fewer of them for 32-pixel ones.
 
-References:
-  A. Howard, M. Zhu, B. Chen, D. Kalenichenko, W. Wang, T. Weyand, M. Andreetto, H.
-    Adam: MobileNets: Efficient
-  Convolutional Neural Networks for Mobile Vision Applications. arXiv 1704.04861, 2017,
-  table 1. M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L. Chen: MobileNetV2: Inverted
-  Residuals and Linear Bottlenecks. CVPR 2018, table 2.
-
 The modules of V1 are named as in timm, those of V2 as in torchvision. Competitive
 Distillation (Shi et al.) gives its "MobileNet", for which it cites V1, 3.5 M
 parameters: those of V2 with 1000 classes, while V1 has 4.2 M.
+
+References:
+  A. Howard, M. Zhu, B. Chen, D. Kalenichenko, W. Wang, T. Weyand, M. Andreetto, H.
+    Adam: MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
+    Applications. arXiv:1704.04861, 2017, table 1.
+  M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L. Chen: MobileNetV2: Inverted Residuals
+    and Linear Bottlenecks. CVPR 2018, table 2.
 """
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
@@ -20,44 +21,105 @@ import jax.numpy as jnp
 
 from jaxdistill.core.types import ModelOutput
 from jaxdistill.errors import require_choice, require_positive, require_rate
-from jaxdistill.nn.conv import batch_norm, convolution
+from jaxdistill.nn.conv import conv_norm
 from jaxdistill.nn.heads import classify
 
 IMAGE_SIZE = 224
 STEMS = ("imagenet", "cifar")
-# (channels, blocks, stride) of table 1, whose last stride should be 1: the map stays at
-# 7x7.
-V1_STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
-# (expansion, channels, blocks, stride) of table 2.
+
+
+class V1Stage(NamedTuple):
+  """A stage of MobileNetV1.
+
+  Attributes:
+    channels: of its 1x1 convolutions, at width 1.
+    blocks: pairs of a depthwise and a 1x1 convolution.
+    stride: of the first depthwise convolution.
+  """
+
+  channels: int
+  blocks: int
+  stride: int
+
+
+class V2Stage(NamedTuple):
+  """A stage of MobileNetV2.
+
+  Attributes:
+    expansion: channels inside a block as a multiple of those of its input.
+    channels: of the blocks' outputs, at width 1.
+    blocks: inverted residuals.
+    stride: of the first block.
+  """
+
+  expansion: int
+  channels: int
+  blocks: int
+  stride: int
+
+
+# The paper's table 1, whose last stride should be 1: the map stays at 7x7.
+V1_STAGES = (
+  V1Stage(channels=64, blocks=1, stride=1),
+  V1Stage(channels=128, blocks=2, stride=2),
+  V1Stage(channels=256, blocks=2, stride=2),
+  V1Stage(channels=512, blocks=6, stride=2),
+  V1Stage(channels=1024, blocks=2, stride=2),
+)
+# The paper's table 2.
 V2_STAGES = (
-  (1, 16, 1, 1),
-  (6, 24, 2, 2),
-  (6, 32, 3, 2),
-  (6, 64, 4, 2),
-  (6, 96, 3, 1),
-  (6, 160, 3, 2),
-  (6, 320, 1, 1),
+  V2Stage(expansion=1, channels=16, blocks=1, stride=1),
+  V2Stage(expansion=6, channels=24, blocks=2, stride=2),
+  V2Stage(expansion=6, channels=32, blocks=3, stride=2),
+  V2Stage(expansion=6, channels=64, blocks=4, stride=2),
+  V2Stage(expansion=6, channels=96, blocks=3, stride=1),
+  V2Stage(expansion=6, channels=160, blocks=3, stride=2),
+  V2Stage(expansion=6, channels=320, blocks=1, stride=1),
 )
 
 
 def _channels(count: float) -> int:
-  """Rounds to a multiple of 8 that is not more than a tenth below `count`, as the authors' code does."""
+  """Rounds to a multiple of 8, at most a tenth below `count`, as the authors' code."""
   rounded = max(8, int(count + 4) // 8 * 8)
-  return rounded + 8 if rounded < 0.9 * count else rounded
+  if rounded < 0.9 * count:
+    return rounded + 8
+  return rounded
+
+
+def _stem_stride(stem: str) -> int:
+  """Returns the stride of the first convolution."""
+  return 1 if stem == "cifar" else 2
+
+
+def _block_stride(stride: int, stem: str, *, stage: int, block: int) -> int:
+  """Returns the stride of a block.
+
+  Args:
+    stride: of its stage in the paper.
+    stem: "imagenet" or "cifar".
+    stage: number of the stage, from 1.
+    block: number of the block in it, from 0.
+  """
+  if block > 0:
+    return 1
+  if stem == "cifar" and stage == 2:
+    return 1
+  return stride
 
 
 def _classify(
   x: jax.Array,
-  outputs: dict[str, jax.Array],
+  features: dict[str, jax.Array],
   num_classes: int,
+  *,
   dropout: float,
   train: bool,
   name: str,
 ) -> ModelOutput:
-  """Classifies the mean of a map, in training with dropout."""
+  """Classifies the mean of a map [B, H, W, D], in training with dropout."""
   pooled = x.astype(jnp.float32).mean(axis=(1, 2))
   pooled = nn.Dropout(dropout, deterministic=not train)(pooled)
-  return classify(pooled, outputs, num_classes, name)
+  return classify(pooled, features, num_classes, name=name)
 
 
 class MobileNetV1(nn.Module):
@@ -68,92 +130,129 @@ class MobileNetV1(nn.Module):
     width: factor of all channels.
     stem: "imagenet", or "cifar" without the strides of the first convolution and of the
       second stage, so that a 32-pixel image ends on a 4x4 map.
-    dropout: share of the pooled features that is dropped in training.
-    stages: channels, blocks and stride of each stage.
-    dtype: of the arithmetic.
+    dropout: rate before the classifier.
+    stages: see `V1Stage`.
+    dtype: computation dtype.
   """
 
   num_classes: int
   width: float = 1.0
   stem: str = "imagenet"
   dropout: float = 0.0
-  stages: tuple[tuple[int, ...], ...] = V1_STAGES
+  stages: tuple[V1Stage, ...] = V1_STAGES
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
-    def unit(x, features, kernel, conv, norm, stride=1, groups=1):
-      x = convolution(
-        features, kernel, stride, groups=groups, dtype=self.dtype, name=conv
-      )(x)
-      # The paper says ReLU; the released code has ReLU6.
-      return nn.relu6(batch_norm(train, self.dtype, name=norm)(x))
+    """Classifies images [B, H, W, 3]."""
 
-    small = self.stem == "cifar"
-    x = unit(
-      image, _channels(32 * self.width), 3, "conv_stem", "bn1", 1 if small else 2
+    def unit(x, channels, kernel, stride=1, *, names, groups=1):
+      x = conv_norm(
+        x,
+        channels,
+        kernel,
+        stride,
+        train=train,
+        dtype=self.dtype,
+        names=names,
+        groups=groups,
+      )
+      # The paper says ReLU; the released code has ReLU6.
+      return nn.relu6(x)
+
+    stride = _stem_stride(self.stem)
+    channels = _channels(32 * self.width)
+    x = unit(image, channels, 3, stride=stride, names=("conv_stem", "bn1"))
+    features = {"stem": x}
+    for number, stage in enumerate(self.stages, start=1):
+      channels = _channels(stage.channels * self.width)
+      for block in range(stage.blocks):
+        at = f"blocks.{number - 1}.{block}"
+        stride = _block_stride(stage.stride, self.stem, stage=number, block=block)
+        before = x.shape[-1]
+        depthwise = (f"{at}.conv_dw", f"{at}.bn1")
+        x = unit(x, before, 3, stride=stride, groups=before, names=depthwise)
+        x = unit(x, channels, 1, names=(f"{at}.conv_pw", f"{at}.bn2"))
+      features[f"stage{number}"] = x
+    return _classify(
+      x,
+      features,
+      self.num_classes,
+      dropout=self.dropout,
+      train=train,
+      name="classifier",
     )
-    outputs = {"stem": x}
-    for stage, (channels, blocks, stride) in enumerate(self.stages):
-      for block in range(blocks):
-        at = f"blocks.{stage}.{block}"
-        step = stride if block == 0 and not (small and stage == 1) else 1
-        x = unit(
-          x, x.shape[-1], 3, f"{at}.conv_dw", f"{at}.bn1", step, groups=x.shape[-1]
-        )
-        x = unit(x, _channels(channels * self.width), 1, f"{at}.conv_pw", f"{at}.bn2")
-      outputs[f"stage{stage + 1}"] = x
-    return _classify(x, outputs, self.num_classes, self.dropout, train, "classifier")
 
 
 class MobileNetV2(nn.Module):
-  """MobileNetV2: inverted residuals, in which a depthwise convolution lies between an expansion and a projection.
+  """MobileNetV2: inverted residuals.
+
+  In each of them a depthwise convolution lies between an expansion and a projection.
 
   Attributes:
     num_classes: C.
     width: factor of all channels; the last 1x1 convolution has at least 1280.
     stem: "imagenet", or "cifar" without the strides of the first convolution and of the
       second stage, so that a 32-pixel image ends on a 4x4 map.
-    dropout: share of the pooled features that is dropped in training.
-    stages: expansion, channels, blocks and stride of each stage.
-    dtype: of the arithmetic.
+    dropout: rate before the classifier.
+    stages: see `V2Stage`.
+    dtype: computation dtype.
   """
 
   num_classes: int
   width: float = 1.0
   stem: str = "imagenet"
   dropout: float = 0.0
-  stages: tuple[tuple[int, ...], ...] = V2_STAGES
+  stages: tuple[V2Stage, ...] = V2_STAGES
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
-    def linear(x, features, kernel, conv, norm, stride=1, groups=1):
-      x = convolution(
-        features, kernel, stride, groups=groups, dtype=self.dtype, name=conv
-      )(x)
-      return batch_norm(train, self.dtype, name=norm)(x)
+    """Classifies images [B, H, W, 3]."""
+    linear = functools.partial(conv_norm, train=train, dtype=self.dtype)
 
-    def unit(x, features, kernel, at, stride=1, groups=1):
-      return nn.relu6(linear(x, features, kernel, f"{at}.0", f"{at}.1", stride, groups))
+    def unit(x, channels, kernel, stride=1, *, at, groups=1):
+      names = (f"{at}.0", f"{at}.1")
+      x = linear(x, channels, kernel, stride=stride, groups=groups, names=names)
+      return nn.relu6(x)
 
-    small = self.stem == "cifar"
-    x = unit(image, _channels(32 * self.width), 3, "features.0", 1 if small else 2)
-    outputs, index = {"stem": x}, 1
-    for stage, (expansion, channels, blocks, stride) in enumerate(self.stages):
-      features = _channels(channels * self.width)
-      for block in range(blocks):
-        at, expands = f"features.{index}.conv", int(expansion > 1)
-        step = stride if block == 0 and not (small and stage == 1) else 1
-        hidden = expansion * x.shape[-1]
-        y = unit(x, hidden, 1, f"{at}.0") if expands else x
-        y = unit(y, hidden, 3, f"{at}.{expands}", step, groups=hidden)
-        y = linear(y, features, 1, f"{at}.{expands + 1}", f"{at}.{expands + 2}")
-        x = x + y if step == 1 and x.shape[-1] == features else y
+    def inverted_residual(x, channels, expansion, *, stride, at):
+      hidden = expansion * x.shape[-1]
+      index = 0
+      y = x
+      if expansion > 1:
+        y = unit(y, hidden, 1, at=f"{at}.{index}")
         index += 1
-      outputs[f"stage{stage + 1}"] = x
-    x = unit(x, _channels(1280 * max(1.0, self.width)), 1, f"features.{index}")
-    return _classify(x, outputs, self.num_classes, self.dropout, train, "classifier.1")
+      y = unit(y, hidden, 3, stride=stride, groups=hidden, at=f"{at}.{index}")
+      y = linear(y, channels, 1, names=(f"{at}.{index + 1}", f"{at}.{index + 2}"))
+      if stride == 1 and x.shape[-1] == channels:
+        return x + y
+      return y
+
+    stride = _stem_stride(self.stem)
+    channels = _channels(32 * self.width)
+    x = unit(image, channels, 3, stride=stride, at="features.0")
+    features = {"stem": x}
+    index = 1
+    for number, stage in enumerate(self.stages, start=1):
+      channels = _channels(stage.channels * self.width)
+      for block in range(stage.blocks):
+        stride = _block_stride(stage.stride, self.stem, stage=number, block=block)
+        at = f"features.{index}.conv"
+        x = inverted_residual(x, channels, stage.expansion, stride=stride, at=at)
+        index += 1
+      features[f"stage{number}"] = x
+
+    last = _channels(1280 * max(1.0, self.width))
+    x = unit(x, last, 1, at=f"features.{index}")
+    return _classify(
+      x,
+      features,
+      self.num_classes,
+      dropout=self.dropout,
+      train=train,
+      name="classifier.1",
+    )
 
 
 def _check(width: float, stem: str, dropout: float) -> None:
@@ -171,14 +270,23 @@ def v1(
   stem: str = "imagenet",
   dropout: float = 0.0,
 ) -> nn.Module:
-  """Builds MobileNetV1: 4.23 M parameters with 1000 classes at width 1.
+  """Returns MobileNetV1: 4.23 M parameters with 1000 classes at width 1.
+
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    width: factor of all channels.
+    stem: "imagenet", or "cifar" with fewer strides for small images.
+    dropout: rate before the classifier.
 
   Raises:
     ConfigError: for a width that is not above 0, an unknown stem or a dropout outside
       [0, 1).
   """
   _check(width, stem, dropout)
-  return MobileNetV1(num_classes, width, stem, dropout, dtype=dtype)
+  return MobileNetV1(
+    num_classes=num_classes, width=width, stem=stem, dropout=dropout, dtype=dtype
+  )
 
 
 def v2(
@@ -189,11 +297,20 @@ def v2(
   stem: str = "imagenet",
   dropout: float = 0.0,
 ) -> nn.Module:
-  """Builds MobileNetV2: 3.50 M parameters with 1000 classes at width 1; torchvision trains it with a dropout of 0.2.
+  """Returns MobileNetV2: 3.50 M parameters with 1000 classes at width 1.
+
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    width: factor of all channels.
+    stem: "imagenet", or "cifar" with fewer strides for small images.
+    dropout: rate before the classifier; torchvision trains with 0.2.
 
   Raises:
     ConfigError: for a width that is not above 0, an unknown stem or a dropout outside
       [0, 1).
   """
   _check(width, stem, dropout)
-  return MobileNetV2(num_classes, width, stem, dropout, dtype=dtype)
+  return MobileNetV2(
+    num_classes=num_classes, width=width, stem=stem, dropout=dropout, dtype=dtype
+  )

@@ -1,15 +1,15 @@
-"""ResNet and ResNeXt in four stages, with the stem for ImageNet or the one that papers use on 32-pixel images.
+"""ResNet and ResNeXt in four stages, with the stem for ImageNet or one for 32 pixels.
+
+Modules are named as in torchvision.
 
 References:
   K. He, X. Zhang, S. Ren, J. Sun: Deep Residual Learning for Image Recognition. CVPR
     2016, table 1.
   S. Xie, R. Girshick, P. Dollar, Z. Tu, K. He: Aggregated Residual Transformations for
-    Deep Neural Networks.
-  CVPR 2017, table 1.
-
-Modules are named as in torchvision.
+    Deep Neural Networks. CVPR 2017, table 1.
 """
 
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxdistill.core.types import ModelOutput
 from jaxdistill.errors import require, require_choice
-from jaxdistill.nn.conv import batch_norm, convolution
+from jaxdistill.nn.conv import conv_norm
 from jaxdistill.nn.heads import classify, max_pool
 
 IMAGE_SIZE = 224
@@ -38,7 +38,7 @@ class Block(nn.Module):
     stride: of the first 3x3 convolution.
     bottleneck: whether the block is a bottleneck.
     groups: of the 3x3 convolution of a bottleneck.
-    dtype: of the arithmetic.
+    dtype: computation dtype.
   """
 
   hidden: int
@@ -50,26 +50,28 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-    def unit(x, index, features, kernel, stride=1, groups=1):
-      x = convolution(
-        features, kernel, stride, groups=groups, dtype=self.dtype, name=f"conv{index}"
-      )(x)
-      return batch_norm(train, self.dtype, name=f"bn{index}")(x)
-
+    """Turns a map [B, H, W, D] into [B, H / stride, W / stride, features]."""
+    unit = functools.partial(conv_norm, train=train, dtype=self.dtype)
     if self.bottleneck:
-      y = nn.relu(unit(x, 1, self.hidden, 1))
+      y = nn.relu(unit(x, self.hidden, 1, names=("conv1", "bn1")))
       # The paper has the stride on the first 1x1, which skips three positions in four;
       # torchvision has it here.
-      y = nn.relu(unit(y, 2, self.hidden, 3, self.stride, self.groups))
-      y = unit(y, 3, self.features, 1)
+      y = unit(
+        y,
+        self.hidden,
+        3,
+        stride=self.stride,
+        groups=self.groups,
+        names=("conv2", "bn2"),
+      )
+      y = unit(nn.relu(y), self.features, 1, names=("conv3", "bn3"))
     else:
-      y = nn.relu(unit(x, 1, self.hidden, 3, self.stride))
-      y = unit(y, 2, self.features, 3)
+      y = nn.relu(unit(x, self.hidden, 3, stride=self.stride, names=("conv1", "bn1")))
+      y = unit(y, self.features, 3, names=("conv2", "bn2"))
+
     if self.stride > 1 or x.shape[-1] != self.features:
-      x = convolution(
-        self.features, 1, self.stride, dtype=self.dtype, name="downsample.0"
-      )(x)
-      x = batch_norm(train, self.dtype, name="downsample.1")(x)
+      names = ("downsample.0", "downsample.1")
+      x = unit(x, self.features, 1, stride=self.stride, names=names)
     return nn.relu(x + y)
 
 
@@ -86,7 +88,7 @@ class ResNet(nn.Module):
     width: channels of the first stage; each further stage has twice as many.
     groups: of the 3x3 convolutions in bottlenecks.
     hidden: hidden channels of a block as a multiple of those of its stage.
-    dtype: of the arithmetic.
+    dtype: computation dtype.
   """
 
   blocks: tuple[int, ...]
@@ -100,122 +102,214 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
-    kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-    x = convolution(self.width, kernel, stride, dtype=self.dtype, name="conv1")(image)
-    x = nn.relu(batch_norm(train, self.dtype, name="bn1")(x))
+    """Classifies images [B, H, W, 3]."""
+    unit = functools.partial(conv_norm, train=train, dtype=self.dtype)
     if self.stem == "imagenet":
+      x = nn.relu(unit(image, self.width, 7, stride=2, names=("conv1", "bn1")))
       x = max_pool(x, 3, 2, padding=1)
-    outputs = {"stem": x}
+    else:
+      x = nn.relu(unit(image, self.width, 3, names=("conv1", "bn1")))
+
+    features = {"stem": x}
     for stage, count in enumerate(self.blocks, start=1):
       channels = self.width * 2 ** (stage - 1)
-      features = 4 * channels if self.bottleneck else channels
       for block in range(count):
-        stride = 2 if stage > 1 and block == 0 else 1
-        x = Block(
-          self.hidden * channels,
-          features,
-          stride,
-          self.bottleneck,
-          self.groups,
-          self.dtype,
+        module = Block(
+          hidden=self.hidden * channels,
+          features=4 * channels if self.bottleneck else channels,
+          stride=2 if stage > 1 and block == 0 else 1,
+          bottleneck=self.bottleneck,
+          groups=self.groups,
+          dtype=self.dtype,
           name=f"layer{stage}.{block}",
-        )(x, train)
-      outputs[f"stage{stage}"] = x
-    return classify(x, outputs, self.num_classes)
+        )
+        x = module(x, train)
+      features[f"stage{stage}"] = x
+    return classify(x, features, self.num_classes)
 
 
-def _build(
+def _resnet(
   blocks: tuple[int, ...],
+  *,
   bottleneck: bool,
   num_classes: int,
   dtype: Any,
   stem: str,
   width: int,
-  *,
   groups: int = 1,
   hidden: int = 1,
 ) -> nn.Module:
-  """Builds a network after checking what can be configured.
+  """Returns a network after checking what can be configured; arguments as `ResNet`.
 
   Raises:
     ConfigError: for an unknown stem, or a width that is less than 1 or does not fill
       the groups evenly.
   """
   require_choice(stem=(stem, STEMS))
-  step = groups // hidden or 1
+  # Hidden channels, `hidden` times the width, must be a multiple of the groups.
+  step = max(1, groups // hidden)
   require(
     width >= 1 and width % step == 0,
     f"width must be a positive multiple of {step}, got {width}",
   )
-  return ResNet(blocks, bottleneck, num_classes, stem, width, groups, hidden, dtype)
+  return ResNet(
+    blocks=blocks,
+    bottleneck=bottleneck,
+    num_classes=num_classes,
+    stem=stem,
+    width=width,
+    groups=groups,
+    hidden=hidden,
+    dtype=dtype,
+  )
 
 
 def resnet18(
   *, num_classes: int, dtype: Any = jnp.float32, stem: str = "imagenet", width: int = 64
 ) -> nn.Module:
-  """Builds ResNet-18: 11.69 M parameters with 1000 classes.
+  """Returns ResNet-18: 11.69 M parameters with 1000 classes.
+
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    stem: "imagenet", or "cifar" for small images.
+    width: channels of the first stage.
 
   Raises:
     ConfigError: for an unknown stem or a width less than 1.
   """
-  return _build((2, 2, 2, 2), False, num_classes, dtype, stem, width)
+  return _resnet(
+    (2, 2, 2, 2),
+    bottleneck=False,
+    num_classes=num_classes,
+    dtype=dtype,
+    stem=stem,
+    width=width,
+  )
 
 
 def resnet34(
   *, num_classes: int, dtype: Any = jnp.float32, stem: str = "imagenet", width: int = 64
 ) -> nn.Module:
-  """Builds ResNet-34: 21.80 M parameters with 1000 classes.
+  """Returns ResNet-34: 21.80 M parameters with 1000 classes.
+
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    stem: "imagenet", or "cifar" for small images.
+    width: channels of the first stage.
 
   Raises:
     ConfigError: for an unknown stem or a width less than 1.
   """
-  return _build((3, 4, 6, 3), False, num_classes, dtype, stem, width)
+  return _resnet(
+    (3, 4, 6, 3),
+    bottleneck=False,
+    num_classes=num_classes,
+    dtype=dtype,
+    stem=stem,
+    width=width,
+  )
 
 
 def resnet50(
   *, num_classes: int, dtype: Any = jnp.float32, stem: str = "imagenet", width: int = 64
 ) -> nn.Module:
-  """Builds ResNet-50: 25.56 M parameters with 1000 classes.
+  """Returns ResNet-50: 25.56 M parameters with 1000 classes.
+
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    stem: "imagenet", or "cifar" for small images.
+    width: channels of the first stage.
 
   Raises:
     ConfigError: for an unknown stem or a width less than 1.
   """
-  return _build((3, 4, 6, 3), True, num_classes, dtype, stem, width)
+  return _resnet(
+    (3, 4, 6, 3),
+    bottleneck=True,
+    num_classes=num_classes,
+    dtype=dtype,
+    stem=stem,
+    width=width,
+  )
 
 
 def resnet101(
   *, num_classes: int, dtype: Any = jnp.float32, stem: str = "imagenet", width: int = 64
 ) -> nn.Module:
-  """Builds ResNet-101: 44.55 M parameters with 1000 classes.
+  """Returns ResNet-101: 44.55 M parameters with 1000 classes.
+
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    stem: "imagenet", or "cifar" for small images.
+    width: channels of the first stage.
 
   Raises:
     ConfigError: for an unknown stem or a width less than 1.
   """
-  return _build((3, 4, 23, 3), True, num_classes, dtype, stem, width)
+  return _resnet(
+    (3, 4, 23, 3),
+    bottleneck=True,
+    num_classes=num_classes,
+    dtype=dtype,
+    stem=stem,
+    width=width,
+  )
 
 
 def resnet152(
   *, num_classes: int, dtype: Any = jnp.float32, stem: str = "imagenet", width: int = 64
 ) -> nn.Module:
-  """Builds ResNet-152: 60.19 M parameters with 1000 classes; Competitive Distillation's table names 60.2 M.
+  """Returns ResNet-152: 60.19 M parameters with 1000 classes.
+
+  Competitive Distillation's table 1 gives 60.2 M.
+
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    stem: "imagenet", or "cifar" for small images.
+    width: channels of the first stage.
 
   Raises:
     ConfigError: for an unknown stem or a width less than 1.
   """
-  return _build((3, 8, 36, 3), True, num_classes, dtype, stem, width)
+  return _resnet(
+    (3, 8, 36, 3),
+    bottleneck=True,
+    num_classes=num_classes,
+    dtype=dtype,
+    stem=stem,
+    width=width,
+  )
 
 
 def resnext50(
   *, num_classes: int, dtype: Any = jnp.float32, stem: str = "imagenet", width: int = 64
 ) -> nn.Module:
-  """Builds ResNeXt-50 32x4d: 25.03 M parameters with 1000 classes.
+  """Returns ResNeXt-50 32x4d: 25.03 M parameters with 1000 classes.
 
   The 32 groups stay when the width changes; their channels, four in the first stage at
   width 64, change with it.
 
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    stem: "imagenet", or "cifar" for small images.
+    width: channels of the first stage.
+
   Raises:
     ConfigError: for an unknown stem, or a width that is not a positive multiple of 16.
   """
-  return _build(
-    (3, 4, 6, 3), True, num_classes, dtype, stem, width, groups=32, hidden=2
+  return _resnet(
+    (3, 4, 6, 3),
+    bottleneck=True,
+    num_classes=num_classes,
+    dtype=dtype,
+    stem=stem,
+    width=width,
+    groups=32,
+    hidden=2,
   )

@@ -1,5 +1,6 @@
 """A small network for small images and quick runs."""
 
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core.types import ModelOutput
-from jaxdistill.nn.conv import batch_norm, convolution
+from jaxdistill.nn.conv import conv_norm
 from jaxdistill.nn.heads import classify
 
 IMAGE_SIZE = 32
@@ -20,7 +21,7 @@ class ConvNet(nn.Module):
     num_classes: C.
     width: channels of the first convolution; the others have twice and four times as
       many.
-    dtype: of the arithmetic.
+    dtype: computation dtype.
   """
 
   num_classes: int
@@ -29,16 +30,20 @@ class ConvNet(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
-    x, outputs = image, {}
-    for name, factor, stride in (("stem", 1, 1), ("stage1", 2, 2), ("stage2", 4, 2)):
-      x = convolution(factor * self.width, 3, stride, dtype=self.dtype)(x)
-      x = nn.relu(batch_norm(train, self.dtype)(x))
-      outputs[name] = x
-    return classify(x, outputs, self.num_classes)
+    """Classifies images [B, H, W, 3]."""
+    unit = functools.partial(conv_norm, kernel=3, train=train, dtype=self.dtype)
+    stem = unit(image, self.width, names=("Conv_0", "BatchNorm_0"))
+    stem = nn.relu(stem)
+    stage1 = unit(stem, 2 * self.width, stride=2, names=("Conv_1", "BatchNorm_1"))
+    stage1 = nn.relu(stage1)
+    stage2 = unit(stage1, 4 * self.width, stride=2, names=("Conv_2", "BatchNorm_2"))
+    stage2 = nn.relu(stage2)
+    features = {"stem": stem, "stage1": stage1, "stage2": stage2}
+    return classify(stage2, features, self.num_classes)
 
 
 def convnet(
   *, num_classes: int, dtype: Any = jnp.float32, width: int = 16
 ) -> nn.Module:
-  """Builds the network: 25 thousand parameters with 10 classes."""
-  return ConvNet(num_classes, width, dtype)
+  """Returns the network: 25 thousand parameters with 10 classes."""
+  return ConvNet(num_classes=num_classes, width=width, dtype=dtype)

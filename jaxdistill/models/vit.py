@@ -1,14 +1,15 @@
 """Vision Transformer.
 
+Modules are named as in timm.
+
 References:
   A. Dosovitskiy, L. Beyer, A. Kolesnikov, D. Weissenborn, X. Zhai, T. Unterthiner, M.
-  Dehghani, M. Minderer, G. Heigold, S. Gelly, J. Uszkoreit, N. Houlsby: An Image is
-  Worth 16x16 Words: Transformers for Image Recognition at Scale. ICLR 2021, table 1
-  (size B). H. Touvron, M. Cord, M. Douze, F. Massa, A. Sablayrolles, H. Jegou: Training
-  Data-Efficient Image Transformers and Distillation through Attention. ICML 2021, table
-  1 (sizes Ti and S).
-
-Modules are named as in timm.
+    Dehghani, M. Minderer, G. Heigold, S. Gelly, J. Uszkoreit, N. Houlsby: An Image is
+    Worth 16x16 Words: Transformers for Image Recognition at Scale. ICLR 2021, table 1
+    (size B).
+  H. Touvron, M. Cord, M. Douze, F. Massa, A. Sablayrolles, H. Jegou: Training
+    Data-Efficient Image Transformers and Distillation through Attention. ICML 2021,
+    table 1 (sizes Ti and S).
 """
 
 from typing import Any
@@ -41,13 +42,13 @@ IMAGE_SIZE = 224
 
 
 class Block(nn.Module):
-  """Attention and a feed-forward network, each on normalised tokens and with a shortcut.
+  """Attention and a feed-forward network, each on normalised tokens with a shortcut.
 
   Attributes:
     heads: of the attention.
     drop_path: rate of stochastic depth.
     dropout: rate after linear layers.
-    dtype: of the arithmetic.
+    dtype: computation dtype.
   """
 
   heads: int
@@ -57,6 +58,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Turns tokens [B, N, D] into tokens of the same shape."""
     y = layer_norm(self.dtype, name="norm1")(x)
     y = Attention(self.heads, self.dropout, dtype=self.dtype, name="attn")(y, train)
     x = x + DropPath(self.drop_path)(y, train)
@@ -82,7 +84,7 @@ class ViT(nn.Module):
       the first.
     dropout: rate after the positions are added and after linear layers.
     resize: side in pixels to which images are resized; 0 leaves them.
-    dtype: of the arithmetic.
+    dtype: computation dtype.
   """
 
   num_classes: int
@@ -97,21 +99,30 @@ class ViT(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
+    """Classifies images [B, H, W, 3]."""
     image = resize_images(image, self.resize)
     grid = patches(image, self.dim, self.patch, self.dtype, name="patch_embed.proj")
     x = embed_tokens(self.param, grid)
-    outputs = {"stem": x[:, 1:].reshape(grid.shape)}
+    features = {"stem": x[:, 1:].reshape(grid.shape)}
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    for block, rate in enumerate(np.linspace(0, self.drop_path, self.depth)):
-      x = Block(
-        self.heads, float(rate), self.dropout, self.dtype, name=f"blocks.{block}"
-      )(x, train)
-      if stage := stage_ended(block, self.depth):
-        outputs[stage] = x[:, 1:].reshape(grid.shape)
-    pooled = layer_norm(name="norm")(x[:, 0].astype(jnp.float32))
-    return ModelOutput(
-      token_dense(self.num_classes, name="head")(pooled), {**outputs, "pooled": pooled}
-    )
+    drop_paths = np.linspace(0, self.drop_path, self.depth)
+    for index, drop_path in enumerate(drop_paths):
+      block = Block(
+        heads=self.heads,
+        drop_path=float(drop_path),
+        dropout=self.dropout,
+        dtype=self.dtype,
+        name=f"blocks.{index}",
+      )
+      x = block(x, train)
+      stage = stage_ended(index, self.depth)
+      if stage:
+        features[stage] = x[:, 1:].reshape(grid.shape)
+    class_token = x[:, 0].astype(jnp.float32)
+    pooled = layer_norm(name="norm")(class_token)
+    features["pooled"] = pooled
+    logits = token_dense(self.num_classes, name="head")(pooled)
+    return ModelOutput(logits, features)
 
 
 def vit(
@@ -126,18 +137,40 @@ def vit(
   dropout: float = 0.0,
   resize: int = 0,
 ) -> nn.Module:
-  """Builds a Vision Transformer of any size; parameters as `ViT` has them.
+  """Returns a Vision Transformer of any size.
+
+  Args:
+    num_classes: C.
+    dtype: computation dtype.
+    dim: channels of a token.
+    depth: number of blocks.
+    heads: of the attention.
+    patch: side of a patch in pixels.
+    drop_path: rate of stochastic depth in the last block; it rises linearly from 0 in
+      the first.
+    dropout: rate after the positions are added and after linear layers.
+    resize: side in pixels to which images are resized; 0 leaves them.
 
   Raises:
     ConfigError: for sizes less than 1, a dim that the heads do not divide, or rates
-      outside [0, 1); once it sees an image, for one whose sides are not multiples of
-      the patch.
+      outside [0, 1); when called, for images whose sides are not multiples of the
+      patch.
   """
   require_positive(dim=dim, depth=depth, heads=heads, patch=patch)
   require(dim % heads == 0, f"dim must be a multiple of the {heads} heads, got {dim}")
   require_not_negative(resize=resize)
   require_rate(drop_path=drop_path, dropout=dropout)
-  return ViT(num_classes, dim, depth, heads, patch, drop_path, dropout, resize, dtype)
+  return ViT(
+    num_classes=num_classes,
+    dim=dim,
+    depth=depth,
+    heads=heads,
+    patch=patch,
+    drop_path=drop_path,
+    dropout=dropout,
+    resize=resize,
+    dtype=dtype,
+  )
 
 
 def vit_ti(
@@ -149,10 +182,9 @@ def vit_ti(
   dropout: float = 0.0,
   resize: int = 0,
 ) -> nn.Module:
-  """Builds ViT-Ti: 5.72 M parameters with 1000 classes, patches of 16 and images of 224 pixels.
+  """Returns ViT-Ti: 5.72 M parameters with 1000 classes and 224-pixel images.
 
-  Raises:
-    ConfigError: as `vit`.
+  Arguments and errors are those of `vit`.
   """
   return vit(
     num_classes=num_classes,
@@ -176,10 +208,9 @@ def vit_s(
   dropout: float = 0.0,
   resize: int = 0,
 ) -> nn.Module:
-  """Builds ViT-S: 22.05 M parameters with 1000 classes, patches of 16 and images of 224 pixels.
+  """Returns ViT-S: 22.05 M parameters with 1000 classes and 224-pixel images.
 
-  Raises:
-    ConfigError: as `vit`.
+  Arguments and errors are those of `vit`.
   """
   return vit(
     num_classes=num_classes,
@@ -203,13 +234,12 @@ def vit_b(
   dropout: float = 0.0,
   resize: int = 0,
 ) -> nn.Module:
-  """Builds ViT-B: 86.57 M parameters with 1000 classes, patches of 16 and images of 224 pixels.
+  """Returns ViT-B: 86.57 M parameters with 1000 classes and 224-pixel images.
 
-  Competitive Distillation's Table 1 gives 85.7 M: so many it has with 100 (or 10)
-  classes and 32-pixel images.
+  Competitive Distillation's table 1 gives 85.7 M, which is what this network has with
+  100 (or 10) classes and 32-pixel images.
 
-  Raises:
-    ConfigError: as `vit`.
+  Arguments and errors are those of `vit`.
   """
   return vit(
     num_classes=num_classes,

@@ -1,4 +1,4 @@
-"""What the tests of networks share: shapes without computing, random variables, members stacked against alone."""
+"""Checks of networks: shapes without computing, random variables, stacked members."""
 
 import jax
 import jax.numpy as jnp
@@ -6,44 +6,85 @@ import numpy as np
 
 
 def shapes(model, side, batch=2):
-  """Output and variables of a network as shapes and types, without computing them."""
+  """Returns a network's output and variables as shapes and dtypes."""
   keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+<<<<<<< HEAD
   return jax.eval_shape(
     lambda: model.init_with_output(keys, jnp.zeros((batch, side, side, 3)), train=True)
   )
+=======
+
+  def init():
+    image = jnp.zeros((batch, side, side, 3))
+    return model.init_with_output(keys, image, train=True)
+
+  return jax.eval_shape(init)
+>>>>>>> models
 
 
 def size(model, side):
-  """Number of a network's parameters."""
-  return sum(x.size for x in jax.tree.leaves(shapes(model, side)[1]["params"]))
+  """Returns the number of a network's parameters."""
+  _, variables = shapes(model, side)
+  return sum(x.size for x in jax.tree.leaves(variables["params"]))
 
 
 def draw(rng, tree, members=()):
+<<<<<<< HEAD
   """Random values for variables: weights that keep the scale of the maps, scales and variances that are not 1."""
+=======
+  """Returns random values for variables, with `members` as leading axes.
+
+  Weights keep the scale of the maps; scales and variances are not 1.
+  """
+>>>>>>> models
 
   def leaf(path, x):
-    name, shape = path[-1].key, (*members, *x.shape)
+    name = path[-1].key
+    shape = (*members, *x.shape)
     if name in ("scale", "var"):
       return jnp.float32(rng.uniform(0.5, 1.5, shape))
-    scale = np.sqrt(2 / np.prod(x.shape[:-1])) if name == "kernel" else 0.3
+    scale = 0.3
+    if name == "kernel":
+      scale = np.sqrt(2 / np.prod(x.shape[:-1]))
     return jnp.float32(scale * rng.normal(size=shape))
 
   return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
+def images(rng, side, batch):
+  """Returns random images [batch, side, side, 3]."""
+  return jnp.float32(rng.normal(size=(batch, side, side, 3)))
+
+
 def check_shapes(model, side, maps, pooled, dtype):
-  """Checks all shapes and types for seven classes; `maps` is feature -> shape without the batch."""
+  """Checks all shapes and dtypes of a network with seven classes.
+
+  Args:
+    model: the network.
+    side: of the images.
+    maps: feature -> shape without the batch.
+    pooled: size of the feature "pooled".
+    dtype: computation dtype.
+  """
   output, variables = shapes(model, side)
+<<<<<<< HEAD
   assert output.logits.shape == (2, 7) and output.logits.dtype == jnp.float32
   expected = {
     **{key: ((2, *shape), jnp.dtype(dtype)) for key, shape in maps.items()},
     "pooled": ((2, pooled), jnp.float32),
   }
+=======
+  assert output.logits.shape == (2, 7)
+  assert output.logits.dtype == jnp.float32
+  expected = {key: ((2, *shape), jnp.dtype(dtype)) for key, shape in maps.items()}
+  expected["pooled"] = ((2, pooled), jnp.float32)
+>>>>>>> models
   assert {key: (x.shape, x.dtype) for key, x in output.features.items()} == expected
   assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
 def named_maps(sides, channels):
+<<<<<<< HEAD
   """ "stem", "stage1", ... -> (side, side, channels)."""
   names = ("stem", *(f"stage{k}" for k in range(1, len(sides))))
   return {
@@ -59,13 +100,37 @@ def check_stacked(rng, model, side, tolerance=1e-4):
     jnp.float32(rng.normal(size=(4, side, side, 3))),
     jax.random.split(jax.random.key(0), 2),
   )
+=======
+  """Returns "stem", "stage1", ... -> (side, side, channels)."""
+  names = ["stem", *(f"stage{k}" for k in range(1, len(sides)))]
+  maps = zip(names, sides, channels, strict=True)
+  return {name: (side, side, count) for name, side, count in maps}
+
+
+def check_stacked(rng, model, side, tolerance=1e-4):
+  """Checks that two stacked members compute what either computes alone.
+
+  That is the logits, the gradients and the new batch statistics.
+
+  Returns:
+    The gradients, leaves [2, ...].
+  """
+  _, structure = shapes(model, side)
+  variables = draw(rng, structure, members=(2,))
+  image = images(rng, side, batch=4)
+  keys = jax.random.split(jax.random.key(0), 2)
+>>>>>>> models
 
   @jax.jit
   def run(variables, key):
     def loss(params):
       output, updated = model.apply(
         {**variables, "params": params},
+<<<<<<< HEAD
         x,
+=======
+        image,
+>>>>>>> models
         train=True,
         rngs={"dropout": key},
         mutable=["batch_stats"],
@@ -75,6 +140,7 @@ def check_stacked(rng, model, side, tolerance=1e-4):
     return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 
   stacked = jax.jit(jax.vmap(run))(variables, keys)
+<<<<<<< HEAD
   for before, after in zip(
     *(
       jax.tree.leaves(stats)
@@ -84,8 +150,21 @@ def check_stacked(rng, model, side, tolerance=1e-4):
   ):
     assert np.abs(before - after).max() > 0
   assert max(np.abs(g).max() for g in jax.tree.leaves(stacked[1])) > 1e-2
+=======
+  (_, (_, updated)), gradients = stacked
+
+  # Training moved every statistic, and the gradients are not all zero.
+  before = jax.tree.leaves(variables.get("batch_stats", {}))
+  after = jax.tree.leaves(updated)
+  for old, new in zip(before, after, strict=True):
+    assert np.abs(old - new).max() > 0
+  assert max(np.abs(g).max() for g in jax.tree.leaves(gradients)) > 1e-2
+
+>>>>>>> models
   for k in range(2):
-    alone = run(jax.tree.map(lambda leaf: leaf[k], variables), keys[k])
-    for a, b in zip(jax.tree.leaves(stacked), jax.tree.leaves(alone), strict=True):
-      np.testing.assert_allclose(a[k], b, atol=tolerance * (1 + np.abs(b).max()))
-  return stacked[1]
+    alone = run(jax.tree.map(lambda leaf, k=k: leaf[k], variables), keys[k])
+    pairs = zip(jax.tree.leaves(stacked), jax.tree.leaves(alone), strict=True)
+    for found, expected in pairs:
+      limit = tolerance * (1 + np.abs(expected).max())
+      np.testing.assert_allclose(found[k], expected, atol=limit)
+  return gradients

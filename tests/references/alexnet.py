@@ -1,15 +1,22 @@
-"""AlexNet of torchvision with narrow linear layers, and that of github.com/bearpaw/pytorch-classification."""
+"""AlexNet of torchvision and that of github.com/bearpaw/pytorch-classification.
+
+The first with narrow linear layers.
+"""
 
 from jaxdistill.models import alexnet
+from tests.references.case import Case
 
-CLASSES, HIDDEN = 5, 12
+CLASSES = 5
+HIDDEN = 12
 
 
 def _imagenet():
   from torch import nn
   from torchvision.models import AlexNet
+
   model = AlexNet(num_classes=CLASSES)
-  model.classifier[1], model.classifier[4] = nn.Linear(36 * 256, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+  model.classifier[1] = nn.Linear(36 * 256, HIDDEN)
+  model.classifier[4] = nn.Linear(HIDDEN, HIDDEN)
   model.classifier[6] = nn.Linear(HIDDEN, CLASSES)
   return model
 
@@ -21,11 +28,20 @@ def _cifar():
     def __init__(self):
       super().__init__()
       self.features = nn.Sequential(
-          nn.Conv2d(3, 64, 11, stride=4, padding=5), nn.ReLU(), nn.MaxPool2d(2, stride=2),
-          nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2, stride=2),
-          nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
-          nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
-          nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, stride=2))
+        nn.Conv2d(3, 64, 11, stride=4, padding=5),
+        nn.ReLU(),
+        nn.MaxPool2d(2, stride=2),
+        nn.Conv2d(64, 192, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2, stride=2),
+        nn.Conv2d(192, 384, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2, stride=2),
+      )
       self.classifier = nn.Linear(256, CLASSES)
 
     def forward(self, x):
@@ -34,7 +50,15 @@ def _cifar():
   return Small()
 
 
+def _imagenet_of_ours():
+  return alexnet.alexnet(num_classes=CLASSES).clone(hidden=HIDDEN)
+
+
+def _cifar_of_ours():
+  return alexnet.alexnet(num_classes=CLASSES, stem="cifar")
+
+
 CASES = {
-    "imagenet": (lambda: alexnet.alexnet(num_classes=CLASSES).clone(hidden=HIDDEN), _imagenet, 131),
-    "cifar": (lambda: alexnet.alexnet(num_classes=CLASSES, stem="cifar"), _cifar, 32),
+  "imagenet": Case(ours=_imagenet_of_ours, reference=_imagenet, side=131),
+  "cifar": Case(ours=_cifar_of_ours, reference=_cifar, side=32),
 }

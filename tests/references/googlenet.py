@@ -1,9 +1,22 @@
-"""GoogLeNet for small images, as github.com/kuangliu/pytorch-cifar arranges it, narrow."""
+"""GoogLeNet for small images, as github.com/kuangliu/pytorch-cifar has it, narrow."""
+
+import itertools
 
 from jaxdistill.models import googlenet
+from tests.references.case import Case
 
+CLASSES = 5
 STEM = 24
-STAGES = tuple(tuple(tuple(count // 8 for count in module) for module in stage) for stage in googlenet.STAGES)
+
+
+def _narrow(channels):
+  return googlenet.Channels(*(count // 8 for count in channels))
+
+
+STAGES = tuple(
+  tuple(_narrow(channels) for channels in stage) for stage in googlenet.STAGES
+)
+NAMES = ("a3", "b3", "a4", "b4", "c4", "d4", "e4", "a5", "b5")
 
 
 def _reference():
@@ -11,19 +24,24 @@ def _reference():
   from torch import nn
 
   def units(*channels):
-    """Convolutions from each number of channels to the next, 1x1 the first and 3x3 the others."""
+    """Convolutions from each number of channels to the next, the first 1x1."""
     modules = []
-    for i, (inputs, outputs) in enumerate(zip(channels, channels[1:])):
-      modules += [nn.Conv2d(inputs, outputs, 3 if i else 1, padding=min(i, 1)), nn.BatchNorm2d(outputs), nn.ReLU()]
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
+      if i == 0:
+        modules.append(nn.Conv2d(inputs, outputs, 1))
+      else:
+        modules.append(nn.Conv2d(inputs, outputs, 3, padding=1))
+      modules += [nn.BatchNorm2d(outputs), nn.ReLU()]
     return modules
 
   class Inception(nn.Module):
     def __init__(self, inputs, c1, r3, c3, r5, c5, pooled):
       super().__init__()
+      pool = nn.MaxPool2d(3, stride=1, padding=1)
       self.b1 = nn.Sequential(*units(inputs, c1))
       self.b2 = nn.Sequential(*units(inputs, r3, c3))
       self.b3 = nn.Sequential(*units(inputs, r5, c5, c5))
-      self.b4 = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), *units(inputs, pooled))
+      self.b4 = nn.Sequential(pool, *units(inputs, pooled))
 
     def forward(self, x):
       return torch.cat([self.b1(x), self.b2(x), self.b3(x), self.b4(x)], 1)
@@ -31,12 +49,14 @@ def _reference():
   class Net(nn.Module):
     def __init__(self):
       super().__init__()
-      self.pre_layers = nn.Sequential(nn.Conv2d(3, STEM, 3, padding=1), nn.BatchNorm2d(STEM), nn.ReLU())
+      self.pre_layers = nn.Sequential(
+        nn.Conv2d(3, STEM, 3, padding=1), nn.BatchNorm2d(STEM), nn.ReLU()
+      )
       inputs = STEM
-      for name, channels in zip(("a3", "b3", "a4", "b4", "c4", "d4", "e4", "a5", "b5"), sum(STAGES, ())):
+      for name, channels in zip(NAMES, itertools.chain(*STAGES), strict=True):
         self.add_module(name, Inception(inputs, *channels))
-        inputs = channels[0] + channels[2] + channels[4] + channels[5]
-      self.linear = nn.Linear(inputs, 5)
+        inputs = channels.single + channels.out3 + channels.out5 + channels.pooled
+      self.linear = nn.Linear(inputs, CLASSES)
 
     def forward(self, x):
       pool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -47,4 +67,8 @@ def _reference():
   return Net()
 
 
-CASES = {"googlenet": (lambda: googlenet.GoogLeNet(5, STEM, STAGES), _reference, 19)}
+def _ours():
+  return googlenet.GoogLeNet(num_classes=CLASSES, stem=STEM, stages=STAGES)
+
+
+CASES = {"googlenet": Case(ours=_ours, reference=_reference, side=19)}

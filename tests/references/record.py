@@ -1,15 +1,14 @@
-"""Records what the reference networks give for drawn weights: writes tests/golden/networks.npz.
+"""Records what the reference networks give for drawn weights.
 
     pip install torch torchvision timm
-    python tests/references/record.py [module ...]
+    python -m tests.references.record [module ...]
 
-With names of modules, only their cases are recorded anew.
+Run from the root of the repository. Writes tests/golden/networks.npz. With names of
+modules, only their cases are recorded anew.
 """
 
 from pathlib import Path
 import sys
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch
@@ -19,26 +18,37 @@ from tests.references import draw, modules
 FILE = Path(__file__).parent.parent / "golden" / "networks.npz"
 
 
-def record(reference, side):
-  """Returns the logits of a reference network, and the names of its parameters and statistics."""
-  model = reference().eval()
-  state = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-  drawn = draw.tensors({name: tuple(value.shape) for name, value in state.items()})
-  model.load_state_dict({name: torch.from_numpy(value) for name, value in drawn.items()}, strict=False)
+def record(case):
+  """Returns a reference's logits, and the names of its parameters and statistics."""
+  model = case.reference().eval()
+  shapes = {}
+  for name, value in model.state_dict().items():
+    if not name.endswith("num_batches_tracked"):
+      shapes[name] = tuple(value.shape)
+  drawn = draw.tensors(shapes)
+  state = {name: torch.from_numpy(value) for name, value in drawn.items()}
+  model.load_state_dict(state, strict=False)
+  image = torch.from_numpy(draw.image(case.side)).permute(0, 3, 1, 2)
   with torch.no_grad():
-    logits = model(torch.from_numpy(draw.image(side)).permute(0, 3, 1, 2))
+    logits = model(image)
   return logits.numpy(), np.array(sorted(drawn))
 
 
 def main():
   chosen = sys.argv[1:] or list(modules.MODULES)
-  recorded = dict(np.load(FILE)) if FILE.exists() else {}
-  recorded = {key: value for key, value in recorded.items() if key.split("/")[0] not in chosen}
-  for name in chosen:
-    for case, (_, reference, side) in modules.MODULES[name].CASES.items():
-      logits, names = record(reference, side)
-      recorded |= {f"{name}/{case}/logits": logits, f"{name}/{case}/names": names}
-      print(f"{name} {case}: {len(names)} tensors, logits of size {np.abs(logits).max():.3g}")
+  recorded = {}
+  if FILE.exists():
+    for key, value in np.load(FILE).items():
+      if key.split("/")[0] not in chosen:
+        recorded[key] = value
+  for name, case in modules.cases().items():
+    if name.split("/")[0] not in chosen:
+      continue
+    logits, names = record(case)
+    recorded[f"{name}/logits"] = logits
+    recorded[f"{name}/names"] = names
+    largest = np.abs(logits).max()
+    print(f"{name}: {len(names)} tensors, logits of size {largest:.3g}")
   np.savez_compressed(FILE, **recorded)
 
 

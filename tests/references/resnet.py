@@ -1,24 +1,48 @@
-"""ResNet and ResNeXt of torchvision with few blocks, with its stem or the one for small images."""
+"""ResNet and ResNeXt of torchvision with few blocks.
+
+With its stem or the one for small images.
+"""
 
 from jaxdistill.models import resnet
+from tests.references.case import Case
+
+CLASSES = 5
+GROUPS = 32
 
 
-def _reference(blocks, bottleneck, stem="imagenet", **groups):
-  def build():
-    import torch
-    from torchvision.models import resnet as published
-    model = published.ResNet(published.Bottleneck if bottleneck else published.BasicBlock, blocks, num_classes=5, **groups)
-    if stem == "cifar":
-      model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
-      model.maxpool = torch.nn.Identity()
+def _reference(blocks, bottleneck, stem, is_resnext):
+  import torch
+  from torchvision.models import resnet as published
+
+  block = published.Bottleneck if bottleneck else published.BasicBlock
+  groups = {}
+  if is_resnext:
+    groups = {"groups": GROUPS, "width_per_group": 4}
+  model = published.ResNet(block, blocks, num_classes=CLASSES, **groups)
+  if stem == "cifar":
+    model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = torch.nn.Identity()
+  return model
+
+
+def _case(blocks, *, bottleneck, side, stem="imagenet", is_resnext=False):
+  def ours():
+    model = resnet.ResNet(
+      blocks=blocks, bottleneck=bottleneck, num_classes=CLASSES, stem=stem
+    )
+    if is_resnext:
+      return model.clone(groups=GROUPS, hidden=2)
     return model
-  return build
+
+  def reference():
+    return _reference(blocks, bottleneck, stem, is_resnext)
+
+  return Case(ours=ours, reference=reference, side=side)
 
 
 CASES = {
-    "basic": (lambda: resnet.ResNet((1, 2, 1, 1), False, 5), _reference((1, 2, 1, 1), False), 35),
-    "basic cifar": (lambda: resnet.ResNet((1, 1, 1, 2), False, 5, "cifar"), _reference((1, 1, 1, 2), False, "cifar"), 16),
-    "bottleneck": (lambda: resnet.ResNet((2, 1, 1, 1), True, 5), _reference((2, 1, 1, 1), True), 32),
-    "resnext": (lambda: resnet.ResNet((1, 2, 1, 1), True, 5, groups=32, hidden=2),
-                _reference((1, 2, 1, 1), True, groups=32, width_per_group=4), 32),
+  "basic": _case((1, 2, 1, 1), bottleneck=False, side=35),
+  "basic cifar": _case((1, 1, 1, 2), bottleneck=False, stem="cifar", side=16),
+  "bottleneck": _case((2, 1, 1, 1), bottleneck=True, side=32),
+  "resnext": _case((1, 2, 1, 1), bottleneck=True, is_resnext=True, side=32),
 }

@@ -1,58 +1,78 @@
-"""VGG of torchvision with few channels, and with the small head of github.com/bearpaw/pytorch-classification."""
+"""VGG of torchvision with few channels.
+
+With its head or the small one of github.com/bearpaw/pytorch-classification.
+"""
 
 from jaxdistill.models import vgg
+from tests.references.case import Case
 
-WIDTH, HIDDEN, CLASSES = 8, 12, 5
+CLASSES = 5
+WIDTH = 8
+HIDDEN = 12
+VGG16 = (2, 2, 3, 3, 3)
+VGG19 = (2, 2, 4, 4, 4)
 
 
 def _features(convs):
   from torchvision.models import vgg as published
-  config = []
+
+  settings = []
   for stage, count in enumerate(convs):
-    config += [WIDTH * min(2**stage, 8)] * count + ["M"]
-  return published.make_layers(config, batch_norm=True)
+    channels = WIDTH * min(2**stage, 8)
+    settings += [channels] * count + ["M"]
+  return published.make_layers(settings, batch_norm=True)
 
 
 def _imagenet(convs):
-  def build():
-    from torch import nn
-    from torchvision.models import vgg as published
-    model = published.VGG(_features(convs), num_classes=CLASSES, init_weights=False)
-    cells = 49 * WIDTH * 8
-    model.classifier[0], model.classifier[3] = nn.Linear(cells, HIDDEN), nn.Linear(HIDDEN, HIDDEN)
-    model.classifier[6] = nn.Linear(HIDDEN, CLASSES)
-    return model
-  return build
+  from torch import nn
+  from torchvision.models import vgg as published
+
+  features = _features(convs)
+  model = published.VGG(features, num_classes=CLASSES, init_weights=False)
+  model.classifier[0] = nn.Linear(49 * WIDTH * 8, HIDDEN)
+  model.classifier[3] = nn.Linear(HIDDEN, HIDDEN)
+  model.classifier[6] = nn.Linear(HIDDEN, CLASSES)
+  return model
 
 
 def _cifar(convs):
-  def build():
-    from torch import nn
+  from torch import nn
 
-    class Small(nn.Module):
-      def __init__(self):
-        super().__init__()
-        self.features = _features(convs)
-        self.classifier = nn.Linear(WIDTH * 8, CLASSES)
+  class Small(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.features = _features(convs)
+      self.classifier = nn.Linear(WIDTH * 8, CLASSES)
 
-      def forward(self, x):
-        return self.classifier(self.features(x).flatten(1))
+    def forward(self, x):
+      return self.classifier(self.features(x).flatten(1))
 
-    return Small()
-  return build
+  return Small()
 
 
-def _imagenet_of_ours(factory):
-  return lambda: factory(num_classes=CLASSES).clone(width=WIDTH, hidden=HIDDEN)
+def _imagenet_case(factory, convs, side):
+  def ours():
+    return factory(num_classes=CLASSES).clone(width=WIDTH, hidden=HIDDEN)
+
+  def reference():
+    return _imagenet(convs)
+
+  return Case(ours=ours, reference=reference, side=side)
 
 
-def _cifar_of_ours(factory):
-  return lambda: factory(num_classes=CLASSES, stem="cifar").clone(width=WIDTH)
+def _cifar_case(factory, convs, side):
+  def ours():
+    return factory(num_classes=CLASSES, stem="cifar").clone(width=WIDTH)
+
+  def reference():
+    return _cifar(convs)
+
+  return Case(ours=ours, reference=reference, side=side)
 
 
 CASES = {
-    "vgg16": (_imagenet_of_ours(vgg.vgg16), _imagenet((2, 2, 3, 3, 3)), 101),
-    "vgg16 cifar": (_cifar_of_ours(vgg.vgg16), _cifar((2, 2, 3, 3, 3)), 32),
-    "vgg19": (_imagenet_of_ours(vgg.vgg19), _imagenet((2, 2, 4, 4, 4)), 32),
-    "vgg19 cifar": (_cifar_of_ours(vgg.vgg19), _cifar((2, 2, 4, 4, 4)), 32),
+  "vgg16": _imagenet_case(vgg.vgg16, VGG16, side=101),
+  "vgg16 cifar": _cifar_case(vgg.vgg16, VGG16, side=32),
+  "vgg19": _imagenet_case(vgg.vgg19, VGG19, side=32),
+  "vgg19 cifar": _cifar_case(vgg.vgg19, VGG19, side=32),
 }
