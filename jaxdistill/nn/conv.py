@@ -187,3 +187,50 @@ def batch_norm(
   return nn.BatchNorm(
     use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
   )
+
+
+def conv_norm(
+  x: jax.Array,
+  features: int,
+  kernel: int,
+  stride: int = 1,
+  *,
+  train: bool,
+  dtype: Any,
+  names: tuple[str, str],
+  groups: int = 1,
+  bias: bool = False,
+  padding: int | None = None,
+) -> jax.Array:
+  """Applies a convolution, then batch normalisation: the unit that most networks repeat.
+
+  To be called inside an `nn.compact` method. Both modules are created there, as
+  children of the module that calls, so `names` are their parameters' keys.
+
+  Args:
+    x: [B, H, W, D] map.
+    features: channels F of the result.
+    kernel: side of the kernel.
+    stride: step between windows, in rows and in columns.
+    train: whether to normalise by the batch's own statistics.
+    dtype: computation dtype of both layers.
+    names: of the convolution and of the normalisation.
+    groups: number of groups that the channels are split into.
+    bias: whether the convolution adds a bias.
+    padding: positions added on every side; half the kernel if None.
+
+  Returns:
+    [B, H', W', F] map, before any non-linearity.
+  """
+  conv_name, norm_name = names
+  conv = convolution(
+    features,
+    kernel,
+    stride,
+    groups=groups,
+    dtype=dtype,
+    bias=bias,
+    padding=padding,
+    name=conv_name,
+  )
+  return batch_norm(train, dtype, name=norm_name)(conv(x))
