@@ -1,0 +1,1 @@
+"""What the members see: augmentation, perturbation, and the views made of both."""
