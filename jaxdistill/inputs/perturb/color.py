@@ -52,11 +52,11 @@ def color(
     rich = per_image(keys[2], image, 1 - saturation, 1 + saturation)
     turn = per_image(keys[3], image, -hue, hue)
     # Hue and saturation are defined inside the colour cube only.
-    image = jnp.clip(image * light[..., None], 0, 1)
-    image = jnp.clip(dm_pix.adjust_contrast(image, sharp[..., None]), 0, 1)
-    image = dm_pix.adjust_saturation(image, rich)
-    image = dm_pix.adjust_hue(image, turn)
-    return unmixed(jnp.clip(image, 0, 1))
+    lit = jnp.clip(image * light[..., None], 0, 1)
+    contrasted = jnp.clip(dm_pix.adjust_contrast(lit, sharp[..., None]), 0, 1)
+    saturated = dm_pix.adjust_saturation(contrasted, rich)
+    turned = dm_pix.adjust_hue(saturated, turn)
+    return unmixed(jnp.clip(turned, 0, 1))
 
   return op
 
