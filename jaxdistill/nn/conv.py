@@ -65,8 +65,11 @@ def member_conv(
     [B, H', W', F].
   """
   on_cpu = jax.default_backend() == "cpu" and not _AS_WRITTEN.get()
+  plain = lax.conv_general_dilated
+  if on_cpu:
+    plain = _cpu_conv
   convolve = functools.partial(
-    _cpu_conv if on_cpu else lax.conv_general_dilated,
+    plain,
     window_strides=window_strides,
     padding=padding,
     **geometry,
@@ -102,9 +105,10 @@ def _per_member(function: Callable) -> Callable:
   def rule(size, batched, *args):
     outputs = []
     for member in range(size):
-      own_args = []
-      for arg, is_stacked in zip(args, batched, strict=True):
-        own_args.append(arg[member] if is_stacked else arg)
+      own_args = list(args)
+      for i, is_stacked in enumerate(batched):
+        if is_stacked:
+          own_args[i] = args[i][member]
       outputs.append(function(*own_args))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
     return stacked, jax.tree.map(lambda _: True, stacked)
@@ -134,7 +138,7 @@ def _cpu_conv(
     if feature_group_count == 1 and _reads_single_pixels(rhs, padding):
       return _pointwise(lhs, rhs, window_strides)
     if feature_group_count > 1:
-      # As many times more arithmetic as there are groups, and still much quicker:
+      # As many times more multiplications as there are groups, and still much quicker:
       # grouped ones are on a slow path.
       rhs = _ungrouped(rhs, feature_group_count)
       feature_group_count = 1

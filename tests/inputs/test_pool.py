@@ -1,4 +1,4 @@
-"""The pool's draws: who is perturbed, how and when, with which labels; on all devices."""
+"""The pool's draws: who is perturbed, how and when, with which labels."""
 
 import functools
 
