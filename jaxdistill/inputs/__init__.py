@@ -1,1 +1,1 @@
-"""What the members see: augmentation, perturbation, and the views made of both."""
+"""What each member sees: augmentation, perturbation, views."""

@@ -1,0 +1,1 @@
+"""Methods: how the members of a cohort learn from each other, a file for each."""
