@@ -24,7 +24,7 @@ class DataError(JaxdistillError, ValueError):
 
 
 class CheckpointError(JaxdistillError):
-  """No sound checkpoint that fits this run."""
+  """There is no intact checkpoint that fits this run."""
 
   exit_code = 3
 
@@ -53,33 +53,48 @@ class Preempted(JaxdistillError):
   exit_code = 75
 
 
-def run_command(
-  command: Callable[[], None], debug: Callable[[], bool] = lambda: False
-) -> int:
-  """Runs a command and returns its exit code, ending every known error in one line on stderr.
+def _never() -> bool:
+  return False
+
+
+def run_command(command: Callable[[], None], debug: Callable[[], bool] = _never) -> int:
+  """Runs a command; prints every known error as one line on stderr.
 
   Args:
     command: what to run.
-    debug: whether to let the error through with its traceback.
+    debug: whether to let the error through with its traceback; called when there is
+      one.
+
+  Returns:
+    The exit code: 0, or the error's.
   """
   try:
     command()
   except JaxdistillError as error:
     if debug():
       raise
-    kind = "stopped" if isinstance(error, Preempted) else "error"
-    print(f"jaxdistill: {kind}: {' '.join(str(error).split())}", file=sys.stderr)
+    kind = "error"
+    if isinstance(error, Preempted):
+      kind = "stopped"
+    one_line = " ".join(str(error).split())
+    print(f"jaxdistill: {kind}: {one_line}", file=sys.stderr)
     return error.exit_code
   return 0
 
 
 @contextlib.contextmanager
 def naming(section: str, separator: str = ": ") -> Iterator[None]:
-  """Puts the section in front of what a factory, which knows only its own keywords, says is wrong with it.
+  """Puts a section of the config in front of the errors raised inside.
+
+  For factories, which know only their own keywords.
 
   Args:
-    section: of the config.
-    separator: "." where every error begins with the name of a key of that section.
+    section: name of the section.
+    separator: what to put between; "." where every error begins with the name of a key
+      of that section.
+
+  Raises:
+    ConfigError: in place of one that was raised inside.
   """
   try:
     yield
@@ -88,13 +103,28 @@ def naming(section: str, separator: str = ": ") -> Iterator[None]:
 
 
 def require(condition: bool, message: str) -> None:
-  """Raises `ConfigError(message)` unless `condition` holds."""
+  """Checks a condition.
+
+  Args:
+    condition: what must hold.
+    message: names the value got, the values allowed and what to change.
+
+  Raises:
+    ConfigError: with the message, unless the condition holds.
+  """
   if not condition:
     raise ConfigError(message)
 
 
 def require_positive(**values: float) -> None:
-  """Raises `ConfigError` for the first value that is not a finite number above zero."""
+  """Checks that values are finite numbers above zero.
+
+  Args:
+    **values: each under the name that the error shall give it.
+
+  Raises:
+    ConfigError: for the first one that is not.
+  """
   for name, value in values.items():
     require(
       0 < value < float("inf"), f"{name} must be a finite number above 0, got {value}"
@@ -102,7 +132,14 @@ def require_positive(**values: float) -> None:
 
 
 def require_not_negative(**values: float) -> None:
-  """Raises `ConfigError` for the first value that is not a finite number of at least zero."""
+  """Checks that values are finite numbers of at least zero.
+
+  Args:
+    **values: each under the name that the error shall give it.
+
+  Raises:
+    ConfigError: for the first one that is not.
+  """
   for name, value in values.items():
     require(
       0 <= value < float("inf"),
@@ -111,14 +148,27 @@ def require_not_negative(**values: float) -> None:
 
 
 def require_rate(**values: float) -> None:
-  """Raises `ConfigError` for the first value that is not in [0, 1)."""
+  """Checks that values are in [0, 1).
+
+  Args:
+    **values: each under the name that the error shall give it.
+
+  Raises:
+    ConfigError: for the first one that is not.
+  """
   for name, value in values.items():
     require(0 <= value < 1, f"{name} must be at least 0 and less than 1, got {value}")
 
 
 def require_choice(**values: tuple[str, tuple[str, ...]]) -> None:
-  """Raises `ConfigError` for the first `name=(value, allowed)` whose value is not allowed."""
+  """Checks that values are among those allowed.
+
+  Args:
+    **values: (value, allowed values), each under the name that the error shall give it.
+
+  Raises:
+    ConfigError: for the first one that is not.
+  """
   for name, (value, allowed) in values.items():
-    require(
-      value in allowed, f"{name} must be one of {', '.join(allowed)}, got {value!r}"
-    )
+    choices = ", ".join(allowed)
+    require(value in allowed, f"{name} must be one of {choices}, got {value!r}")

@@ -10,10 +10,19 @@ import jax
 
 
 def stream_id(name: str) -> int:
-  """Returns the 32-bit number that stands for a stream's name."""
+  """Returns the 32-bit number that stands for a stream's name.
+
+  Args:
+    name: what is drawn: "augment", a member's name, ...
+  """
   return zlib.crc32(name.encode())
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
-  """Returns the key of the stream `name` below `key`."""
+  """Returns the key of a named stream.
+
+  Args:
+    key: the step's key, or that of another stream.
+    name: what is drawn; streams with different names do not depend on each other.
+  """
   return jax.random.fold_in(key, stream_id(name))

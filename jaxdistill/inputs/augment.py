@@ -1,4 +1,6 @@
-"""Classic augmentation and normalisation, on the device: what every member's images go through."""
+"""Classic augmentation and normalisation, on the device, for every member's images."""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,8 @@ from jaxdistill import errors
 from jaxdistill.core.types import Augment
 
 
-def to_float(image) -> jax.Array:
-  """Scales uint8 images to float32 in [0, 1]; float32 images pass as they are.
+def to_float(image: jax.Array) -> jax.Array:
+  """Scales uint8 images to float32 in [0, 1]; float32 images stay as they are.
 
   Args:
     image: uint8 or f32 [..., H, W, 3].
@@ -16,23 +18,27 @@ def to_float(image) -> jax.Array:
   Returns:
     f32[..., H, W, 3].
   """
-  return image.astype(jnp.float32) / 255 if image.dtype == jnp.uint8 else image
+  if image.dtype == jnp.uint8:
+    return image.astype(jnp.float32) / 255
+  return image
 
 
-def normalize(image, mean, std) -> jax.Array:
+def normalize(
+  image: jax.Array, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
   """Subtracts the mean of each channel and divides by its standard deviation.
 
   Args:
     image: f32[..., 3] in [0, 1].
-    mean, std: three numbers each, in [0, 1].
+    mean: of each of the three channels, in [0, 1].
+    std: standard deviation of each, in [0, 1].
 
   Returns:
     f32[..., 3].
   """
   shape = (1,) * (image.ndim - 1) + (3,)
-  return (image - jnp.reshape(jnp.asarray(mean), shape)) / jnp.reshape(
-    jnp.asarray(std), shape
-  )
+  centred = image - jnp.reshape(jnp.asarray(mean), shape)
+  return centred / jnp.reshape(jnp.asarray(std), shape)
 
 
 def pad_crop_flip(
@@ -43,7 +49,10 @@ def pad_crop_flip(
   cutout: int = 0,
   fill: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Augment:
-  """Makes the standard augmentation of small images: pad, crop at random to the old size, flip half of them.
+  """Returns the standard augmentation of small images, with one draw per image.
+
+  It pads, crops at random to the old size, flips half of the images and may blot out a
+  square.
 
   Args:
     padding: pixels added on each side.
@@ -54,15 +63,16 @@ def pad_crop_flip(
     fill: colour of the square in [0, 1], usually the mean of the data set.
 
   Returns:
-    augment(key, image uint8 or f32 [B, H, W, 3]) -> f32[B, H, W, 3] in [0, 1], with one
-    draw per image.
+    augment(key, image uint8 or f32 [B, H, W, 3]) -> f32[B, H, W, 3] in [0, 1].
 
   Raises:
     ConfigError: for a negative or fractional padding or square, or an unknown mode.
 
-  Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
-    section 4.2; for the square DeVries and Taylor, "Improved Regularization of
-    Convolutional Neural Networks with Cutout", arXiv:1708.04552.
+  Reference:
+    K. He, X. Zhang, S. Ren, J. Sun: Deep Residual Learning for Image Recognition. CVPR
+      2016, section 4.2.
+    T. DeVries, G. W. Taylor: Improved Regularization of Convolutional Neural Networks
+      with Cutout. arXiv:1708.04552, 2017, for the square.
   """
   errors.require(
     isinstance(padding, int) and padding >= 0,
@@ -74,42 +84,65 @@ def pad_crop_flip(
   )
   errors.require_choice(**{"augment.mode": (mode, ("constant", "reflect"))})
 
-  def augment(key, image):
-    row_key, col_key, flip_key = jax.random.split(key, 3)
-    batch, height, width, _ = image.shape
-    rows = jnp.arange(height)[None] + jax.random.randint(
-      row_key, (batch, 1), 0, 2 * padding + 1
-    )
-    cols = jnp.arange(width)[None]
-    if flip:
-      cols = jnp.where(
-        jax.random.bernoulli(flip_key, 0.5, (batch, 1)), cols[:, ::-1], cols
-      )
-    cols += jax.random.randint(col_key, (batch, 1), 0, 2 * padding + 1)
-    padded = jnp.pad(
-      image, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode=mode
-    )
-    # Whole rows first, then columns, flipped by their index, and all in bytes: quicker
-    # on a CPU than a `dynamic_slice` per image followed by a flip.
-    cropped = to_float(
-      jax.vmap(lambda image, rows, cols: image[rows][:, cols])(padded, rows, cols)
-    )
+  def augment(key: jax.Array, image: jax.Array, /) -> jax.Array:
+    rows, columns = _draw_window(key, image.shape, padding, flip)
+    borders = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    padded = jnp.pad(image, borders, mode=mode)
+    # Cropped in bytes, where images come in bytes: a quarter of the memory to move.
+    cropped = to_float(jax.vmap(_select)(padded, rows, columns))
     if not cutout:
       return cropped
-    inside = [
-      _covers(jax.random.fold_in(key, axis), batch, size, cutout)
-      for axis, size in enumerate((height, width))
-    ]
-    square = inside[0][:, :, None] & inside[1][:, None, :]
-    return jnp.where(
-      square[..., None], jnp.reshape(jnp.asarray(fill), (1, 1, 1, 3)), cropped
-    )
+    square = _draw_square(key, image.shape, cutout)
+    colour = jnp.reshape(jnp.asarray(fill), (1, 1, 1, 3))
+    return jnp.where(square[..., None], colour, cropped)
 
   return augment
 
 
-def _covers(key, batch: int, size: int, length: int) -> jax.Array:
-  """Returns bool[B, size]: the positions along an axis that an interval around a random one of them covers."""
+def _draw_window(
+  key: jax.Array, shape: Sequence[int], padding: int, flip: bool
+) -> tuple[jax.Array, jax.Array]:
+  """Draws which rows and columns of its padded image every image becomes.
+
+  Args:
+    key: what is drawn from.
+    shape: (B, H, W, 3) of the images.
+    padding: pixels on each side of the padded image.
+    flip: whether the columns of half the images run backwards.
+
+  Returns:
+    i32[B, H] and i32[B, W].
+  """
+  row_key, column_key, flip_key = jax.random.split(key, 3)
+  batch, height, width, _ = shape
+  top = jax.random.randint(row_key, (batch, 1), 0, 2 * padding + 1)
+  left = jax.random.randint(column_key, (batch, 1), 0, 2 * padding + 1)
+  rows = jnp.arange(height)[None]
+  columns = jnp.arange(width)[None]
+  if flip:
+    flipped = jax.random.bernoulli(flip_key, 0.5, (batch, 1))
+    columns = jnp.where(flipped, columns[:, ::-1], columns)
+  return rows + top, columns + left
+
+
+def _select(image: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+  """Returns the given rows and columns of an image [H, W, 3]."""
+  # Whole rows first, then columns, flipped by their index: quicker on a CPU than a
+  # `dynamic_slice` followed by a flip.
+  return image[rows][:, columns]
+
+
+def _draw_square(key: jax.Array, shape: Sequence[int], side: int) -> jax.Array:
+  """Draws a square in every image of shape (B, H, W, 3): bool[B, H, W], true inside."""
+  batch, height, width, _ = shape
+  rows = _draw_interval(jax.random.fold_in(key, 0), batch, height, side)
+  columns = _draw_interval(jax.random.fold_in(key, 1), batch, width, side)
+  return rows[:, :, None] & columns[:, None, :]
+
+
+def _draw_interval(key: jax.Array, batch: int, size: int, length: int) -> jax.Array:
+  """Draws an interval around a position of every axis: bool[B, size], true inside."""
   centre = jax.random.randint(key, (batch, 1), 0, size)
+  start = centre - length // 2
   position = jnp.arange(size)[None]
-  return (position >= centre - length // 2) & (position < centre - length // 2 + length)
+  return (position >= start) & (position < start + length)

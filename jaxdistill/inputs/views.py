@@ -1,6 +1,7 @@
-"""From a batch to what every member sees of it: augment, perturb one member, normalise, mix labels."""
+"""From a batch to what each member sees: augment, perturb one member, normalise."""
 
 from collections.abc import Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -35,36 +36,47 @@ def make_views(
     num_classes: C.
     space: "pixel", perturb before normalisation, or "normalized", after it, as the
       released code of Competitive Distillation does (its clamp to [0, 1] included).
-    per_member: every member sees the batch under an augmentation of its own, the
-      invariant collaborative learning of Guo et al. (CVPR 2020, section 3.2), instead
-      of all under the same.
-    smoothing: share of the label distribution that is spread evenly over all classes
+    per_member: augment each image independently for every member, the invariant
+      collaborative learning of Guo et al. (CVPR 2020, section 3.2), instead of alike
+      for all.
+    smoothing: probability that is spread evenly over all classes in every target
       (Szegedy et al., CVPR 2016, section 7).
 
   Returns:
-    (key, step, batch) -> (Views, clean images f32[M or 1, B, H, W, 3] normalised).
+    (key, step, batch) -> (Views, clean images f32[M or 1, B, H, W, 3], normalised).
   """
+  standardize = functools.partial(normalize, mean=mean, std=std)
 
-  def views(key: jax.Array, step: jax.Array, batch: Batch) -> tuple[Views, jax.Array]:
-    augment_key = rng.stream(key, "augment")
-    if per_member:
-      keys = jnp.stack([rng.stream(augment_key, name) for name in members])
-      image = jax.vmap(augment, (0, None))(keys, batch.image)
-    else:
-      image = augment(augment_key, batch.image)[None]
-    standardize = lambda x: normalize(x, mean, std)
+  def augmented(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Returns f32[1, B, H, W, 3] for all members, or [M, B, H, W, 3], one for each."""
+    if not per_member:
+      return augment(key, image)[None]
+    keys = jnp.stack([rng.stream(key, name) for name in members])
+    return jax.vmap(augment, (0, None))(keys, image)
+
+  def smoothed(target: jax.Array) -> jax.Array:
+    if not smoothing:
+      return target
+    return (1 - smoothing) * target + smoothing / num_classes
+
+  def views(
+    key: jax.Array, step: jax.Array, batch: Batch, /
+  ) -> tuple[Views, jax.Array]:
+    image = augmented(rng.stream(key, "augment"), batch.image)
+    perturb_key = rng.stream(key, "perturb")
     if space == "normalized":
       clean = standardize(image)
-      perturbed, perturbation = perturb(rng.stream(key, "perturb"), step, clean)
+      perturbed, perturbation = perturb(perturb_key, step, clean)
     else:
-      perturbed, perturbation = perturb(rng.stream(key, "perturb"), step, image)
-      clean, perturbed = standardize(image), standardize(perturbed)
+      raw, perturbation = perturb(perturb_key, step, image)
+      clean = standardize(image)
+      perturbed = standardize(raw)
+
+    # Images and labels change together, and only for the member that was drawn.
     chosen = perturbation.is_perturbed(len(members))[:, None, None]
-    target = jax.nn.one_hot(batch.label, num_classes)
-    mixed = perturbation.mix(target)
     images = jnp.where(chosen[..., None, None], perturbed[None], clean)
-    target = jnp.where(chosen, mixed[None], target[None])
-    target = (1 - smoothing) * target + smoothing / num_classes if smoothing else target
-    return Views(images, target, perturbation, smoothing), clean
+    one_hot = jax.nn.one_hot(batch.label, num_classes)
+    target = jnp.where(chosen, perturbation.mix(one_hot)[None], one_hot[None])
+    return Views(images, smoothed(target), perturbation, smoothing), clean
 
   return views

@@ -1,8 +1,10 @@
 """Distillation losses as plain functions of arrays, one value per example.
 
 None of them takes a mean over the batch or stops a gradient: the caller decides both,
-except that `dmfl` detaches its targets. Arithmetic is float32 whatever comes in. They
-need nothing but jax and optax, so any JAX code can import them.
+except that `dmfl` detaches its targets. All compute in float32, whatever they are
+given. They need nothing but jax and optax, so any JAX code can import them.
+
+A loss of one's own is a function from arrays to one value per example, [B] or [...].
 """
 
 from jaxdistill.losses.features import (

@@ -1,5 +1,7 @@
 """Losses of features, one value per example."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -11,8 +13,10 @@ _TINY = 1e-24
 
 
 def _flat_unit(x: jax.Array) -> jax.Array:
+  """Flattens every example and divides it by its L2 norm: [B, ...] -> [B, n]."""
   x = x.reshape(x.shape[0], -1)
-  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=1, keepdims=True), _TINY))
+  squared_norm = jnp.sum(x**2, axis=1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squared_norm, _TINY))
 
 
 def feature_l2(
@@ -35,24 +39,31 @@ def feature_l2(
 
   Reference:
     D. Shi, X. Diao, X. Chen, C. M. John: Competitive Distillation: A Simple Learning
-      Strategy for Improving
-    Visual Classification, equation 9, which is the sum over the batch of "sum".
+      Strategy for Improving Visual Classification, equation 9, which is the sum over
+      the batch of "sum".
   """
   if student.shape != teacher.shape:
     raise ValueError(
-      f"features must have one shape, got {student.shape} and {teacher.shape}: project one of them"
+      f"features must have one shape, got {student.shape} and {teacher.shape}: "
+      "project one of them"
     )
-  student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
+  student = student.astype(jnp.float32)
+  teacher = teacher.astype(jnp.float32)
   if reduce == "normalized":
-    return jnp.sum((_flat_unit(student) - _flat_unit(teacher)) ** 2, axis=1)
-  if reduce not in ("mean", "sum"):
-    raise ValueError(f"reduce must be mean, sum or normalized, got {reduce!r}")
+    difference = _flat_unit(student) - _flat_unit(teacher)
+    return jnp.sum(difference**2, axis=1)
   squared = ((student - teacher) ** 2).reshape(student.shape[0], -1)
-  return squared.mean(axis=1) if reduce == "mean" else squared.sum(axis=1)
+  if reduce == "mean":
+    return squared.mean(axis=1)
+  if reduce == "sum":
+    return squared.sum(axis=1)
+  raise ValueError(f"reduce must be mean, sum or normalized, got {reduce!r}")
 
 
 def attention_map(features: jax.Array, power: float = 2) -> jax.Array:
-  """Computes where a feature map is active: the mean of |f|^power over channels, flattened, divided by its L2 norm.
+  """Computes where a feature map is active.
+
+  That is the mean of |f|^power over channels, flattened and divided by its L2 norm.
 
   Args:
     features: [B, H, W, D].
@@ -65,7 +76,8 @@ def attention_map(features: jax.Array, power: float = 2) -> jax.Array:
     S. Zagoruyko, N. Komodakis: Paying More Attention to Attention. ICLR 2017, section
       3.1.
   """
-  return _flat_unit(jnp.mean(jnp.abs(features.astype(jnp.float32)) ** power, axis=-1))
+  energy = jnp.mean(jnp.abs(features.astype(jnp.float32)) ** power, axis=-1)
+  return _flat_unit(energy)
 
 
 def attention_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -86,13 +98,15 @@ def attention_transfer(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
   Reference:
     Zagoruyko, Komodakis: Paying More Attention to Attention, as mdistiller and
-      RepDistiller release it: a mean of
-    squares where equation 2 has a norm.
+      RepDistiller release it: a mean of squares where equation 2 has a norm.
   """
-  student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
-  grid = tuple(map(min, student.shape[1:3], teacher.shape[1:3]))
-  student, teacher = average_pool(student, grid), average_pool(teacher, grid)
-  return jnp.mean((attention_map(student) - attention_map(teacher)) ** 2, axis=1)
+  student = student.astype(jnp.float32)
+  teacher = teacher.astype(jnp.float32)
+  height = min(student.shape[1], teacher.shape[1])
+  width = min(student.shape[2], teacher.shape[2])
+  student_map = attention_map(average_pool(student, (height, width)))
+  teacher_map = attention_map(average_pool(teacher, (height, width)))
+  return jnp.mean((student_map - teacher_map) ** 2, axis=1)
 
 
 def average_pool(features: jax.Array, grid: tuple[int, int]) -> jax.Array:
@@ -109,42 +123,44 @@ def average_pool(features: jax.Array, grid: tuple[int, int]) -> jax.Array:
     ValueError: if a side is no whole multiple of the grid's.
   """
   batch, height, width, channels = features.shape
-  if height % grid[0] or width % grid[1]:
+  rows, columns = grid
+  if height % rows or width % columns:
     raise ValueError(
-      f"a {height} x {width} feature map cannot be pooled to {grid[0]} x {grid[1]}: "
+      f"a {height} x {width} feature map cannot be pooled to {rows} x {columns}: "
       "take stages whose sides are whole multiples of each other"
     )
-  blocks = features.reshape(
-    batch, grid[0], height // grid[0], grid[1], width // grid[1], channels
+  cells = features.reshape(
+    batch, rows, height // rows, columns, width // columns, channels
   )
-  return blocks.mean(axis=(2, 4))
+  return cells.mean(axis=(2, 4))
 
 
 def byot_hint(student: jax.Array, teacher: jax.Array) -> jax.Array:
-  """Computes the squared difference summed over the channels in which either side is positive.
+  """Computes the squared difference over the channels in which a side is positive.
 
   Args:
     student: [B, D].
     teacher: [B, D]; not detached here.
 
   Returns:
-    f32[B].
+    f32[B], the sum over these channels.
 
   Reference:
     L. Zhang, J. Song, A. Gao, J. Chen, C. Bao, K. Ma: Be Your Own Teacher. ICCV 2019,
-      equation 5; the mask is that
-    of the widespread code by luanyunteng.
+      equation 5; the mask is that of the widespread code by luanyunteng.
   """
-  student, teacher = student.astype(jnp.float32), teacher.astype(jnp.float32)
-  return jnp.sum((student - teacher) ** 2, axis=1, where=(student > 0) | (teacher > 0))
+  student = student.astype(jnp.float32)
+  teacher = teacher.astype(jnp.float32)
+  active = (student > 0) | (teacher > 0)
+  return jnp.sum((student - teacher) ** 2, axis=1, where=active)
 
 
 def dmfl(first: jax.Array, second: jax.Array, temperature: float = 1.0) -> jax.Array:
-  """Computes KL(p || q) + KL(q || p) for the softmaxes p, q of two feature vectors over their channels.
+  """Computes KL(p || q) + KL(q || p) for the softmaxes p, q of two feature vectors.
 
-  Each divergence trains only its second argument. Unlike the other losses this one
-  detaches the targets itself: a caller could not detach a side in one term and keep it
-  in the other. There is no factor T^2.
+  The softmaxes are over the channels. Each divergence trains only its second argument.
+  Unlike the other losses this one detaches the targets itself: a caller could not
+  detach a side in one term and keep it in the other. There is no factor T^2.
 
   Args:
     first: [B, D].
@@ -156,19 +172,32 @@ def dmfl(first: jax.Array, second: jax.Array, temperature: float = 1.0) -> jax.A
 
   Reference:
     S. Chottananurak, J. Jeong, D. Kabir, T. Phisannupawong: Progressive Self-Knowledge
-      Distillation with Mutual
-    Learning, equation 3, which leaves open how features become distributions and what
-    is detached.
+      Distillation with Mutual Learning, equation 3, which leaves open how features
+      become distributions and what is detached.
   """
-  target = jax.lax.stop_gradient
-  both = kl_divergence(second, target(first), temperature) + kl_divergence(
-    first, target(second), temperature
-  )
-  return both / temperature**2
+  first_as_target = jax.lax.stop_gradient(first)
+  second_as_target = jax.lax.stop_gradient(second)
+  train_second = kl_divergence(second, first_as_target, temperature)
+  train_first = kl_divergence(first, second_as_target, temperature)
+  return (train_second + train_first) / temperature**2
 
 
-def _opposed(features: jax.Array) -> tuple[jax.Array, ...]:
-  """Returns a map's normalised attention, what a peer should attend to instead, and its norm: [B, HW] x2, [B, 1]."""
+class _Opposition(NamedTuple):
+  """A map's attention, and the opposite of it.
+
+  Attributes:
+    own: f32[B, HW] normalised attention b.
+    wanted: f32[B, HW] t, what the next student should attend to instead.
+    norm: f32[B, 1] norm P of the map before normalisation.
+  """
+
+  own: jax.Array
+  wanted: jax.Array
+  norm: jax.Array
+
+
+def _opposite_attention(features: jax.Array) -> _Opposition:
+  """Computes a map's attention and its opposite, in the notation of `diversity`."""
   energy = jnp.mean(features.astype(jnp.float32) ** 2, axis=-1)
   own = _flat_unit(energy)
   # The inner product equals the norm of the energy, and has a finite gradient where
@@ -176,7 +205,8 @@ def _opposed(features: jax.Array) -> tuple[jax.Array, ...]:
   norm = jnp.sum(own * energy.reshape(own.shape), axis=1, keepdims=True)
   rank = max(own.shape[1] // 3 - 1, 0)
   threshold = jnp.sort(own, axis=1)[:, rank : rank + 1]
-  return own, (norm / 2 - own) * jnp.sign(own - threshold) + norm / 2, norm
+  wanted = (norm / 2 - own) * jnp.sign(own - threshold) + norm / 2
+  return _Opposition(own, wanted, norm)
 
 
 def diversity(features: jax.Array, previous_features: jax.Array) -> jax.Array:
@@ -201,20 +231,19 @@ def diversity(features: jax.Array, previous_features: jax.Array) -> jax.Array:
 
   Reference:
     S. Li, M. Lin, Y. Wang, Y. Wu, Y. Tian, L. Shao, R. Ji: Distilling a Powerful
-      Student Model via Online Knowledge
-    Distillation, in the form of the released code (SJLeo/FFSD).
+      Student Model via Online Knowledge Distillation, in the form of the released code
+      (SJLeo/FFSD).
   """
   if features.shape[:3] != previous_features.shape[:3]:
     raise ValueError(
       f"features must have one grid, got {features.shape} and {previous_features.shape}"
     )
-  return jnp.mean(
-    (attention_map(features) - _opposed(previous_features)[1]) ** 2, axis=1
-  )
+  wanted = _opposite_attention(previous_features).wanted
+  return jnp.mean((attention_map(features) - wanted) ** 2, axis=1)
 
 
 def diversity_target(previous_features: jax.Array) -> jax.Array:
-  """Returns a predecessor's features shifted towards the attention that `diversity` asks for.
+  """Returns a predecessor's features shifted to the attention that `diversity` wants.
 
   Every channel gets 1 / D of the shift (t - b) P at its position, in the notation of
   `diversity`.
@@ -229,7 +258,8 @@ def diversity_target(previous_features: jax.Array) -> jax.Array:
     Li et al.: Distilling a Powerful Student Model via Online Knowledge Distillation,
       released code.
   """
-  own, wanted, norm = _opposed(previous_features)
+  own, wanted, norm = _opposite_attention(previous_features)
   batch, height, width, channels = previous_features.shape
-  shift = ((wanted - own) * norm / channels).reshape(batch, height, width, 1)
+  shift = (wanted - own) * norm / channels
+  shift = shift.reshape(batch, height, width, 1)
   return previous_features.astype(jnp.float32) + shift

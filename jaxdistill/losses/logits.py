@@ -55,12 +55,12 @@ def kl_divergence(
 
   Reference:
     G. Hinton, O. Vinyals, J. Dean: Distilling the Knowledge in a Neural Network.
-      arXiv:1503.02531, 2015,
-    section 2.
+      arXiv:1503.02531, 2015, section 2.
   """
   student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
   teacher = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature)
-  return temperature**2 * optax.losses.kl_divergence_with_log_targets(student, teacher)
+  kl = optax.losses.kl_divergence_with_log_targets(student, teacher)
+  return temperature**2 * kl
 
 
 def pairwise_kl(

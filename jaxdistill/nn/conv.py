@@ -1,6 +1,9 @@
-"""Convolution and batch normalisation as all networks use them, above all one that can be stacked over members."""
+"""Convolution and batch normalisation as all networks use them.
 
-from collections.abc import Callable, Iterator
+Above all a convolution that can be stacked over members.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import contextvars
 import functools
@@ -15,13 +18,18 @@ import jax.numpy as jnp
 # What Linen passes for two spatial dimensions.
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
+# ((top, bottom), (left, right)).
+Borders = Sequence[tuple[int, int]]
 
 _AS_WRITTEN = contextvars.ContextVar("as_written", default=False)
 
 
 @contextlib.contextmanager
 def as_written() -> Iterator[None]:
-  """Inside, convolutions are traced as they are written, without the other means of a CPU: to count their work."""
+  """Inside, convolutions are traced as they are written, to count their work.
+
+  Outside, they are computed by other means on a CPU.
+  """
   token = _AS_WRITTEN.set(True)
   try:
     yield
@@ -29,81 +37,12 @@ def as_written() -> Iterator[None]:
     _AS_WRITTEN.reset(token)
 
 
-def _per_member(function: Callable) -> Callable:
-  """Gives `function` a batching rule: call it once per member, stack what it returns."""
-  function = jax.custom_batching.custom_vmap(function)
-
-  @function.def_vmap
-  def rule(size, batched, *args):
-    members = [
-      [a[k] if stacked else a for a, stacked in zip(args, batched)] for k in range(size)
-    ]
-    outputs = jax.tree.map(
-      lambda *leaves: jnp.stack(leaves), *[function(*member) for member in members]
-    )
-    return outputs, jax.tree.map(lambda _: True, outputs)
-
-  return function
-
-
-def _materialised(x: jax.Array) -> jax.Array:
-  """Returns `x`, computed once and stored: XLA does not fuse across a call that it may not inline."""
-  with set_xla_metadata(inlineable="false"):
-    return jax.jit(lax.optimization_barrier)(x)
-
-
-def _depthwise(lhs, rhs, strides, padding):
-  """Convolves every channel with its own kernel: a sum of shifted products, accumulated in float32."""
-  padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0))).astype(jnp.float32)
-  kernel = rhs.astype(jnp.float32)
-  height, width = (n - k + 1 for n, k in zip(padded.shape[1:3], kernel.shape))
-  total = jnp.zeros((), jnp.float32)
-  for i in range(kernel.shape[0]):
-    for j in range(kernel.shape[1]):
-      window = padded[:, i : i + height : strides[0], j : j + width : strides[1]]
-      total = total + window * kernel[i : i + 1, j : j + 1]
-  return total.astype(lhs.dtype)
-
-
-def _ungrouped(rhs, groups):
-  """Fills the kernel of a grouped convolution up with zeros, to one that reads all channels."""
-  height, width, inputs, outputs = rhs.shape
-  rhs = rhs.reshape(height, width, 1, inputs, groups, outputs // groups)
-  own = jnp.eye(groups, dtype=rhs.dtype).reshape(1, 1, groups, 1, groups, 1)
-  return (rhs * own).reshape(height, width, groups * inputs, outputs)
-
-
-def _cpu_conv(lhs, rhs, window_strides, padding, feature_group_count=1, **geometry):
-  """Computes `lax.conv_general_dilated`, with other means where XLA's CPU backend is slow at it."""
-  ordinary = not isinstance(padding, str) and all(
-    value in (None, 1, (1, 1), NHWC) for value in geometry.values()
-  )
-  if ordinary and feature_group_count == lhs.shape[-1] == rhs.shape[-1]:
-    return _depthwise(lhs, rhs, window_strides, padding)
-  if (
-    ordinary
-    and feature_group_count == 1
-    and rhs.shape[:2] == (1, 1)
-    and not any(map(any, padding))
-  ):
-    kept = lhs[:, :: window_strides[0], :: window_strides[1]]
-    return lax.dot_general(kept, rhs[0, 0], (((3,), (0,)), ((), ())))
-  if ordinary and feature_group_count > 1:
-    # As many times more arithmetic as there are groups, and still much quicker: grouped
-    # ones are on a slow path.
-    rhs, feature_group_count = _ungrouped(rhs, feature_group_count), 1
-  return lax.conv_general_dilated(
-    lhs,
-    rhs,
-    window_strides,
-    padding,
-    feature_group_count=feature_group_count,
-    **geometry,
-  )
-
-
 def member_conv(
-  lhs: jax.Array, rhs: jax.Array, window_strides, padding, **geometry
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: str | Borders,
+  **geometry: Any,
 ) -> jax.Array:
   """Convolves like `lax.conv_general_dilated`, under `vmap` one member at a time.
 
@@ -126,8 +65,11 @@ def member_conv(
     [B, H', W', F].
   """
   on_cpu = jax.default_backend() == "cpu" and not _AS_WRITTEN.get()
+  plain = lax.conv_general_dilated
+  if on_cpu:
+    plain = _cpu_conv
   convolve = functools.partial(
-    _cpu_conv if on_cpu else lax.conv_general_dilated,
+    plain,
     window_strides=window_strides,
     padding=padding,
     **geometry,
@@ -142,14 +84,118 @@ def member_conv(
 
   def gradients(lhs, rhs, cotangent):
     if on_cpu:
-      lhs, cotangent = _materialised(lhs), _materialised(cotangent)
-    return jax.vjp(convolve, lhs, rhs)[1](cotangent)
+      lhs = _materialised(lhs)
+      cotangent = _materialised(cotangent)
+    _, pull_back = jax.vjp(convolve, lhs, rhs)
+    return pull_back(cotangent)
 
   def backward(saved, cotangent):
-    return _per_member(gradients)(*saved, cotangent)
+    lhs, rhs = saved
+    return _per_member(gradients)(lhs, rhs, cotangent)
 
   call.defvjp(forward, backward)
   return call(lhs, rhs)
+
+
+def _per_member(function: Callable) -> Callable:
+  """Gives `function` a batching rule: call it for each member, stack the results."""
+  function = jax.custom_batching.custom_vmap(function)
+
+  @function.def_vmap
+  def rule(size, batched, *args):
+    outputs = []
+    for member in range(size):
+      own_args = list(args)
+      for i, is_stacked in enumerate(batched):
+        if is_stacked:
+          own_args[i] = args[i][member]
+      outputs.append(function(*own_args))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+    return stacked, jax.tree.map(lambda _: True, stacked)
+
+  return function
+
+
+def _materialised(x: jax.Array) -> jax.Array:
+  """Returns `x`, computed once and stored."""
+  # XLA does not fuse across a call that it may not inline.
+  with set_xla_metadata(inlineable="false"):
+    return jax.jit(lax.optimization_barrier)(x)
+
+
+def _cpu_conv(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: str | Borders,
+  feature_group_count: int = 1,
+  **geometry: Any,
+) -> jax.Array:
+  """Computes `lax.conv_general_dilated`, by other means where XLA is slow on a CPU."""
+  if not isinstance(padding, str) and _is_default(geometry):
+    if feature_group_count == lhs.shape[-1] == rhs.shape[-1]:
+      return _depthwise(lhs, rhs, window_strides, padding)
+    if feature_group_count == 1 and _reads_single_pixels(rhs, padding):
+      return _pointwise(lhs, rhs, window_strides)
+    if feature_group_count > 1:
+      # As many times more multiplications as there are groups, and still much quicker:
+      # grouped ones are on a slow path.
+      rhs = _ungrouped(rhs, feature_group_count)
+      feature_group_count = 1
+  return lax.conv_general_dilated(
+    lhs,
+    rhs,
+    window_strides,
+    padding,
+    feature_group_count=feature_group_count,
+    **geometry,
+  )
+
+
+def _is_default(geometry: dict[str, Any]) -> bool:
+  """Tells whether images are in NHWC, without dilation or a precision of its own."""
+  return all(value in (None, 1, (1, 1), NHWC) for value in geometry.values())
+
+
+def _reads_single_pixels(rhs: jax.Array, padding: Borders) -> bool:
+  """Tells whether a convolution is a 1x1 one without padding."""
+  is_padded = any(before or after for before, after in padding)
+  return rhs.shape[:2] == (1, 1) and not is_padded
+
+
+def _depthwise(
+  lhs: jax.Array, rhs: jax.Array, strides: Sequence[int], padding: Borders
+) -> jax.Array:
+  """Convolves every channel with its own kernel.
+
+  It is a sum of shifted products, accumulated in float32.
+  """
+  padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0))).astype(jnp.float32)
+  kernel = rhs.astype(jnp.float32)
+  rows, columns = kernel.shape[:2]
+  height = padded.shape[1] - rows + 1
+  width = padded.shape[2] - columns + 1
+  total = jnp.zeros((), jnp.float32)
+  for i in range(rows):
+    for j in range(columns):
+      window = padded[:, i : i + height : strides[0], j : j + width : strides[1]]
+      total = total + window * kernel[i : i + 1, j : j + 1]
+  return total.astype(lhs.dtype)
+
+
+def _pointwise(lhs: jax.Array, rhs: jax.Array, strides: Sequence[int]) -> jax.Array:
+  """Convolves with a 1x1 kernel: a matrix product at every position that is kept."""
+  kept = lhs[:, :: strides[0], :: strides[1]]
+  over_channels = (((3,), (0,)), ((), ()))
+  return lax.dot_general(kept, rhs[0, 0], over_channels)
+
+
+def _ungrouped(rhs: jax.Array, groups: int) -> jax.Array:
+  """Fills the kernel of a grouped convolution up with zeros for the other groups."""
+  height, width, inputs, outputs = rhs.shape
+  by_group = rhs.reshape(height, width, 1, inputs, groups, outputs // groups)
+  own = jnp.eye(groups, dtype=rhs.dtype).reshape(1, 1, groups, 1, groups, 1)
+  return (by_group * own).reshape(height, width, groups * inputs, outputs)
 
 
 def convolution(
@@ -163,14 +209,26 @@ def convolution(
   padding: int | None = None,
   name: str | None = None,
 ) -> nn.Conv:
-  """Returns a convolution padded by half its kernel on every side, or by `padding`, as PyTorch does."""
+  """Returns a convolution that is padded on every side alike, as PyTorch does.
+
+  Args:
+    features: channels of the result.
+    kernel: side of the kernel.
+    stride: step between windows, in rows and in columns.
+    groups: number of groups that the channels are split into.
+    dtype: computation dtype.
+    bias: whether a bias is added.
+    padding: positions added on every side; half the kernel if None.
+    name: of the module.
+  """
   # SAME would pad a strided 3x3 convolution on one side only.
-  pad = (kernel - 1) // 2 if padding is None else padding
+  if padding is None:
+    padding = (kernel - 1) // 2
   return nn.Conv(
     features,
     (kernel, kernel),
     (stride, stride),
-    padding=((pad, pad),) * 2,
+    padding=((padding, padding), (padding, padding)),
     use_bias=bias,
     feature_group_count=groups,
     dtype=dtype,
@@ -183,7 +241,15 @@ def convolution(
 def batch_norm(
   train: bool, dtype: Any = jnp.float32, *, name: str | None = None
 ) -> nn.BatchNorm:
-  """Returns batch normalisation with PyTorch's constants; running variances stay biased, as Flax has them."""
+  """Returns batch normalisation with PyTorch's constants.
+
+  Running variances stay biased, as Flax has them.
+
+  Args:
+    train: whether to normalise by the batch's own statistics.
+    dtype: computation dtype.
+    name: of the module.
+  """
   return nn.BatchNorm(
     use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
   )
@@ -202,7 +268,7 @@ def conv_norm(
   bias: bool = False,
   padding: int | None = None,
 ) -> jax.Array:
-  """Applies a convolution, then batch normalisation: the unit that most networks repeat.
+  """Applies a convolution, then batch normalisation, the unit that networks repeat.
 
   To be called inside an `nn.compact` method. Both modules are created there, as
   children of the module that calls, so `names` are their parameters' keys.

@@ -12,18 +12,28 @@ from jaxdistill.nn.conv import member_conv
 
 
 def resize_images(image: jax.Array, side: int) -> jax.Array:
-  """Resizes images [B, H, W, 3] bilinearly to squares of `side` pixels; 0 leaves them as they are."""
-  if not side or image.shape[1:3] == (side, side):
+  """Resizes images bilinearly to squares.
+
+  Args:
+    image: [B, H, W, 3].
+    side: pixels of a side; 0 leaves the images as they are.
+
+  Returns:
+    [B, side, side, 3].
+  """
+  batch, height, width, channels = image.shape
+  if not side or (height, width) == (side, side):
     return image
-  return jax.image.resize(
-    image, (image.shape[0], side, side, image.shape[3]), "bilinear"
-  )
+  return jax.image.resize(image, (batch, side, side, channels), "bilinear")
 
 
 class DropPath(nn.Module):
-  """Stochastic depth: in training, drops a residual branch for a random share `rate` of the examples.
+  """Stochastic depth: in training, drops a residual branch for random examples.
 
   What is kept is divided by 1 - rate. Needs the random stream "dropout".
+
+  Attributes:
+    rate: probability with which an example's branch is dropped.
 
   Reference:
     G. Huang, Y. Sun, Z. Liu, D. Sedra, K. Weinberger: Deep Networks with Stochastic
@@ -34,11 +44,12 @@ class DropPath(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Returns the branch [B, ...], zeros for examples that are dropped."""
     if not train or not self.rate:
       return x
-    kept = jax.random.bernoulli(
-      self.make_rng("dropout"), 1 - self.rate, (x.shape[0], *(1,) * (x.ndim - 1))
-    )
+    one_per_example = (x.shape[0],) + (1,) * (x.ndim - 1)
+    key = self.make_rng("dropout")
+    kept = jax.random.bernoulli(key, 1 - self.rate, one_per_example)
     return jnp.where(kept, x / (1 - self.rate), 0).astype(x.dtype)
 
 
@@ -47,14 +58,25 @@ _TOKEN_INIT = nn.initializers.normal(0.02)
 
 
 def layer_norm(dtype: Any = jnp.float32, *, name: str | None = None) -> nn.LayerNorm:
-  """Returns layer normalisation with the epsilon of vision transformers."""
+  """Returns layer normalisation with the epsilon of vision transformers.
+
+  Args:
+    dtype: computation dtype.
+    name: of the module.
+  """
   return nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
 
 
 def token_dense(
   features: int, dtype: Any = jnp.float32, *, name: str | None = None
 ) -> nn.Dense:
-  """Returns a linear layer with the initial weights of vision transformers."""
+  """Returns a linear layer with the initial weights of vision transformers.
+
+  Args:
+    features: number of outputs.
+    dtype: computation dtype.
+    name: of the module.
+  """
   return nn.Dense(features, dtype=dtype, kernel_init=_TOKEN_INIT, name=name)
 
 
@@ -66,7 +88,19 @@ def patches(
   *,
   name: str | None = None,
 ) -> jax.Array:
-  """Projects each patch of patch by patch positions of a map [B, H, W, F]: [B, H / patch, W / patch, dim].
+  """Projects each patch of a map.
+
+  To be called inside an `nn.compact` method.
+
+  Args:
+    x: [B, H, W, F] map.
+    dim: D, length of a patch's vector.
+    patch: positions along each side of a patch.
+    dtype: computation dtype.
+    name: of the projection.
+
+  Returns:
+    [B, H / patch, W / patch, D].
 
   Raises:
     ConfigError: if the patches do not fill the map evenly.
@@ -74,48 +108,60 @@ def patches(
   height, width = x.shape[1:3]
   require(
     height % patch == 0 and width % patch == 0,
-    f"patch must divide the sides of the {height}x{width} input, got {patch}; resize can change them",
+    f"patch must divide the sides of the {height}x{width} input, got {patch}; "
+    "resize can change them",
   )
-  return nn.Conv(
+  projection = nn.Conv(
     dim,
-    (patch, patch),
-    (patch, patch),
+    kernel_size=(patch, patch),
+    strides=(patch, patch),
     padding=((0, 0), (0, 0)),
     dtype=dtype,
     conv_general_dilated=member_conv,
     kernel_init=nn.initializers.lecun_normal(),
     name=name,
-  )(x)
+  )
+  return projection(x)
 
 
 def embed_tokens(param: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
-  """Makes tokens [B, 1 + H * W, D] of a map [B, H, W, D]: the class token before them, positions added.
+  """Returns a map as tokens, the class token before them, positions added.
 
   Args:
     param: the `param` of the network that owns the parameters `cls_token` and
       `pos_embed`.
-    x: the map.
+    x: [B, H, W, D] map.
+
+  Returns:
+    [B, 1 + H * W, D].
   """
   batch, height, width, dim = x.shape
+  count = height * width
   first = param("cls_token", _TOKEN_INIT, (1, 1, dim)).astype(x.dtype)
-  positions = param("pos_embed", _TOKEN_INIT, (1, 1 + height * width, dim)).astype(
-    x.dtype
-  )
-  x = jnp.concatenate(
-    [jnp.broadcast_to(first, (batch, 1, dim)), x.reshape(batch, height * width, dim)],
-    axis=1,
-  )
-  return x + positions
+  positions = param("pos_embed", _TOKEN_INIT, (1, 1 + count, dim)).astype(x.dtype)
+  class_tokens = jnp.broadcast_to(first, (batch, 1, dim))
+  tokens = x.reshape(batch, count, dim)
+  return jnp.concatenate([class_tokens, tokens], axis=1) + positions
 
 
 def stage_ended(block: int, depth: int) -> str | None:
-  """Names the stage that ends with a block, counted from 0, of networks without stages: quarters of the blocks.
+  """Names the stage that ends with a block, in a network without stages of its own.
 
-  With fewer than four blocks each is a stage. None if the block does not end one.
+  Quarters of the blocks are called stages; with fewer than four blocks each is one.
+
+  Args:
+    block: its number, from 0.
+    depth: number of blocks.
+
+  Returns:
+    "stage1" to "stage4", or None if the block does not end one.
   """
   stages = min(4, depth)
-  ends = [depth * (stage + 1) // stages - 1 for stage in range(stages)]
-  return f"stage{ends.index(block) + 1}" if block in ends else None
+  for stage in range(1, stages + 1):
+    last_block = depth * stage // stages - 1
+    if block == last_block:
+      return f"stage{stage}"
+  return None
 
 
 class Attention(nn.Module):
@@ -123,14 +169,13 @@ class Attention(nn.Module):
 
   Reference:
     A. Vaswani, N. Shazeer, N. Parmar, J. Uszkoreit, L. Jones, A. N. Gomez, L. Kaiser,
-      I. Polosukhin: Attention
-    Is All You Need. NeurIPS 2017.
+      I. Polosukhin: Attention Is All You Need. NeurIPS 2017.
 
   Attributes:
-    heads: number of heads, which share the channels evenly.
+    heads: number of heads, between which the channels are split evenly.
     dropout: rate after the projection.
-    last: whether only the last token asks, so that the result is [B, 1, D].
-    dtype: of the arithmetic.
+    last: whether only the last token queries, so that the result is [B, 1, D].
+    dtype: computation dtype.
   """
 
   heads: int
@@ -140,14 +185,17 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Returns what every token, or the last one, gathers from all: [B, N or 1, D]."""
     batch, count, dim = x.shape
-    qkv = token_dense(3 * dim, self.dtype, name="qkv")(x).reshape(
-      batch, count, 3, self.heads, dim // self.heads
-    )
-    query = qkv[:, -1:, 0] if self.last else qkv[:, :, 0]
-    x = jax.nn.dot_product_attention(query, qkv[:, :, 1], qkv[:, :, 2]).reshape(
-      batch, -1, dim
-    )
+    qkv = token_dense(3 * dim, self.dtype, name="qkv")(x)
+    qkv = qkv.reshape(batch, count, 3, self.heads, dim // self.heads)
+    query = qkv[:, :, 0]
+    key = qkv[:, :, 1]
+    value = qkv[:, :, 2]
+    if self.last:
+      query = query[:, -1:]
+    gathered = jax.nn.dot_product_attention(query, key, value)
+    x = gathered.reshape(batch, -1, dim)
     x = token_dense(dim, self.dtype, name="proj")(x)
     return nn.Dropout(self.dropout, deterministic=not train)(x)
 
@@ -157,7 +205,7 @@ class Mlp(nn.Module):
 
   Attributes:
     dropout: rate after either linear layer.
-    dtype: of the arithmetic.
+    dtype: computation dtype.
   """
 
   dropout: float = 0.0
@@ -165,9 +213,10 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Returns every token of [B, N, D], transformed by itself."""
     dim = x.shape[-1]
-    x = nn.gelu(token_dense(4 * dim, self.dtype, name="fc1")(x), approximate=False)
+    x = token_dense(4 * dim, self.dtype, name="fc1")(x)
+    x = nn.gelu(x, approximate=False)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return nn.Dropout(self.dropout, deterministic=not train)(
-      token_dense(dim, self.dtype, name="fc2")(x)
-    )
+    x = token_dense(dim, self.dtype, name="fc2")(x)
+    return nn.Dropout(self.dropout, deterministic=not train)(x)

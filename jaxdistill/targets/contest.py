@@ -17,7 +17,8 @@ def winner(member_loss: jax.Array) -> jax.Array:
     i32[]; -1 if no loss is finite.
 
   Reference:
-    Shi et al.: Competitive Distillation, equation 4.
+    D. Shi, X. Diao, X. Chen, C. M. John: Competitive Distillation: A Simple Learning
+      Strategy for Improving Visual Classification, equation 4.
   """
   finite = jnp.isfinite(member_loss)
   best = jnp.argmin(jnp.where(finite, member_loss, jnp.inf)).astype(jnp.int32)
@@ -36,12 +37,12 @@ def teaching_weights(
     rule: "winner_only", every member learns from the winner (the paper), or
       "all_better", it learns from all members with a strictly lower loss, equally
       weighted (the released code).
-    tie: what a member does whose loss equals the lowest: "strict", it learns from
-      nobody, or "first_only", only the lowest index counts as the winner and the others
-      learn from it ("winner_only").
+    tie: for "winner_only", what a member does whose loss equals the lowest: "strict",
+      it has no teacher, or "first_only", only the lowest index counts as the winner and
+      the others learn from it.
 
   Returns:
-    f32[M, M], row i sums to one, or to zero for a member that nobody teaches.
+    f32[M, M]; row i sums to one, or to zero for a member without a teacher.
 
   Raises:
     ValueError: for another `rule` or `tie`.
@@ -49,19 +50,34 @@ def teaching_weights(
   Reference:
     Shi et al.: Competitive Distillation, equations 4 and 5.
   """
-  finite = jnp.isfinite(member_loss)
-  loss = jnp.where(finite, member_loss, jnp.inf)
-  learns = finite[:, None] & finite[None, :]
-  better = learns & (loss[None, :] < loss[:, None])
   if rule == "winner_only":
-    members = jnp.arange(loss.size)
-    best = winner(member_loss)
-    if tie == "first_only":
-      better = learns & (members[:, None] != best)
-    elif tie != "strict":
-      raise ValueError(f"tie must be strict or first_only, got {tie!r}")
-    return (better & (members[None, :] == best)).astype(jnp.float32)
-  if rule != "all_better":
-    raise ValueError(f"rule must be winner_only or all_better, got {rule!r}")
-  weights = better.astype(jnp.float32)
-  return weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
+    return _from_winner(member_loss, tie)
+  if rule == "all_better":
+    weights = _is_better(member_loss).astype(jnp.float32)
+    return weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1)
+  raise ValueError(f"rule must be winner_only or all_better, got {rule!r}")
+
+
+def _from_winner(member_loss: jax.Array, tie: str) -> jax.Array:
+  """Returns f32[M, M], 1 where member i learns from the winner j."""
+  members = jnp.arange(member_loss.size)
+  best = winner(member_loss)
+  if tie == "strict":
+    learns = _is_better(member_loss)
+  elif tie == "first_only":
+    learns = _both_finite(member_loss) & (members[:, None] != best)
+  else:
+    raise ValueError(f"tie must be strict or first_only, got {tie!r}")
+  return (learns & (members[None, :] == best)).astype(jnp.float32)
+
+
+def _is_better(member_loss: jax.Array) -> jax.Array:
+  """Tells where member j (column) has a lower loss than member i (row): bool[M, M]."""
+  loss = jnp.where(jnp.isfinite(member_loss), member_loss, jnp.inf)
+  return _both_finite(member_loss) & (loss[None, :] < loss[:, None])
+
+
+def _both_finite(member_loss: jax.Array) -> jax.Array:
+  """Tells which pairs of members have finite losses: bool[M, M]."""
+  finite = jnp.isfinite(member_loss)
+  return finite[:, None] & finite[None, :]

@@ -1,16 +1,33 @@
 """The four targets of knowledge distillation via collaborative learning."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from jaxdistill import losses
-from jaxdistill.targets._simplex import lowest_log_sum_exp, normalized, solve
+from jaxdistill.targets._algebra import normalized, solve
+from jaxdistill.targets._simplex import lowest_log_sum_exp
 
 
-def _living(logits: jax.Array, alive: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-  """Returns the logits in float32 with zeros for members that take no part, and bool[M] of those that do."""
-  alive = jnp.ones(logits.shape[:1], bool) if alive is None else alive
-  return jnp.where(alive[:, None, None], logits.astype(jnp.float32), 0), alive
+class _Cohort(NamedTuple):
+  """The members' logits, and which of them take part.
+
+  Attributes:
+    logits: f32[M, B, C], zeros for members that take no part.
+    alive: bool[M].
+  """
+
+  logits: jax.Array
+  alive: jax.Array
+
+
+def _taking_part(logits: jax.Array, alive: jax.Array | None) -> _Cohort:
+  """Returns the logits in float32 without those of members that take no part."""
+  if alive is None:
+    alive = jnp.ones(logits.shape[:1], bool)
+  kept = jnp.where(alive[:, None, None], logits.astype(jnp.float32), 0)
+  return _Cohort(kept, alive)
 
 
 def _margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -22,7 +39,9 @@ def _margins(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def kdcl_naive(
   logits: jax.Array, labels: jax.Array, alive: jax.Array | None = None
 ) -> jax.Array:
-  """Returns for every example the logits of the member with the lowest cross-entropy: the first among equals.
+  """Returns for every example the logits of the member with the lowest cross-entropy.
+
+  Among equals it is the first.
 
   Args:
     logits: [M, B, C]; not detached here.
@@ -33,12 +52,13 @@ def kdcl_naive(
     f32[B, C]; zeros if no member is alive.
 
   Reference:
-    Q. Guo et al.: Online Knowledge Distillation via Collaborative Learning. CVPR 2020,
-      equation 4.
+    Q. Guo, X. Wang, Y. Wu, Z. Yu, D. Liang, X. Hu, P. Luo: Online Knowledge
+      Distillation via Collaborative Learning. CVPR 2020, equation 4.
   """
-  logits, alive = _living(logits, alive)
+  logits, alive = _taking_part(logits, alive)
   ce = losses.cross_entropy(logits, jnp.broadcast_to(labels[None], logits.shape[:2]))
-  best = jnp.argmin(jnp.where(alive[:, None] & ~jnp.isnan(ce), ce, jnp.inf), axis=0)
+  competes = alive[:, None] & ~jnp.isnan(ce)
+  best = jnp.argmin(jnp.where(competes, ce, jnp.inf), axis=0)
   return jnp.take_along_axis(logits, best[None, :, None], axis=0)[0]
 
 
@@ -60,10 +80,9 @@ def kdcl_min_logit(
     Guo et al.: Online Knowledge Distillation via Collaborative Learning, equations 6
       and 7.
   """
-  logits, alive = _living(logits, alive)
-  smallest = jnp.min(
-    _margins(logits, labels), axis=0, initial=jnp.inf, where=alive[:, None, None]
-  )
+  logits, alive = _taking_part(logits, alive)
+  margins = _margins(logits, labels)
+  smallest = jnp.min(margins, axis=0, initial=jnp.inf, where=alive[:, None, None])
   return jnp.where(alive.any(), smallest, 0)
 
 
@@ -73,10 +92,11 @@ def kdcl_linear(
   alive: jax.Array | None = None,
   iterations: int = 40,
 ) -> jax.Array:
-  """Returns for every example the convex combination of the members' logits with the lowest cross-entropy.
+  """Returns for every example the best convex combination of the members' logits.
 
-  The cross-entropy is within 1e-4, relative, of the lowest for logits up to about 60,
-  and at most every member's but for rounding.
+  That is the one with the lowest cross-entropy. What is found is within 1e-4,
+  relative, of the lowest for logits up to about 60, and at most every member's but for
+  rounding.
 
   Args:
     logits: [M, B, C], C >= 2; not detached here.
@@ -90,24 +110,25 @@ def kdcl_linear(
   Reference:
     Guo et al.: Online Knowledge Distillation via Collaborative Learning, equation 5.
   """
-  logits, alive = _living(logits, alive)
+  logits, alive = _taking_part(logits, alive)
   if len(logits) == 1:
     return logits[0]
   rival = jnp.arange(logits.shape[2])[None] != labels[:, None]
   # With all members on, zero logits give zeros: that is the answer if none is alive.
   takes_part = (alive | ~alive.any()).astype(jnp.float32)
-  weigh = lambda margins, rival: lowest_log_sum_exp(
-    margins, rival, takes_part, iterations
-  )
-  weights = jax.vmap(weigh, in_axes=(1, 0))(_margins(logits, labels), rival)
+
+  def best_weights(margins: jax.Array, rival: jax.Array) -> jax.Array:
+    return lowest_log_sum_exp(margins, rival, takes_part, iterations)
+
+  weights = jax.vmap(best_weights, in_axes=(1, 0))(_margins(logits, labels), rival)
   return jnp.einsum("bm,mbc->bc", weights, logits, precision="highest")
 
 
 def kdcl_general_weights(true_class_probs: jax.Array) -> jax.Array:
-  """Returns the members' weights from their probabilities of the true class on held-out examples.
+  """Returns the members' weights from their predictions for held-out examples.
 
   Args:
-    true_class_probs: [M, N].
+    true_class_probs: [M, N] probabilities of the true class.
 
   Returns:
     f32[M], see `kdcl_weights_from_errors`.
@@ -117,13 +138,14 @@ def kdcl_general_weights(true_class_probs: jax.Array) -> jax.Array:
       11.
   """
   error = true_class_probs.astype(jnp.float32) - 1
-  return kdcl_weights_from_errors(
-    jnp.einsum("in,jn->ij", error, error, precision="highest") / error.shape[1]
-  )
+  total = jnp.einsum("in,jn->ij", error, error, precision="highest")
+  return kdcl_weights_from_errors(total / error.shape[1])
 
 
 def kdcl_weights_from_errors(second_moment: jax.Array) -> jax.Array:
-  """Returns the weights w = C^-1 1 / (1' C^-1 1) of the lowest expected squared error, cut at zero.
+  """Returns the weights of the lowest expected squared error, cut at zero.
+
+      w = C^-1 1 / (1' C^-1 1)
 
   A ridge of 1e-6 tr(C) / M keeps C invertible when members coincide. Weights below
   zero, which the equation allows and the paper's text does not, become zero; the others
@@ -141,7 +163,8 @@ def kdcl_weights_from_errors(second_moment: jax.Array) -> jax.Array:
     Guo et al.: Online Knowledge Distillation via Collaborative Learning, equation 11.
   """
   members = len(second_moment)
-  scaled = second_moment * (members / jnp.trace(second_moment)) + 1e-6 * jnp.eye(
-    members
-  )
-  return normalized(jnp.maximum(solve(scaled, jnp.ones((members, 1)))[:, 0], 0))
+  # Scaled to a mean diagonal of 1; the weights do not depend on the scale.
+  scaled = second_moment * (members / jnp.trace(second_moment))
+  regular = scaled + 1e-6 * jnp.eye(members)
+  weights = solve(regular, jnp.ones((members, 1)))[:, 0]
+  return normalized(jnp.maximum(weights, 0))

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.targets._simplex import normalized
+from jaxdistill.targets._algebra import normalized
 
 
 def accuracy_weighted(probs: jax.Array, accuracies: jax.Array) -> jax.Array:
-  """Computes the mean of the members' distributions, weighted by their accuracies.
+  """Returns the mean of the members' distributions, weighted by their accuracies.
 
   Args:
     probs: [M, ..., C]; not detached here.
@@ -21,28 +21,27 @@ def accuracy_weighted(probs: jax.Array, accuracies: jax.Array) -> jax.Array:
       the sum over members below.
   """
   weights = normalized(accuracies.astype(jnp.float32))
-  return jnp.einsum(
-    "m,m...->...", weights, probs.astype(jnp.float32), precision="highest"
-  )
+  probs = probs.astype(jnp.float32)
+  return jnp.einsum("m,m...->...", weights, probs, precision="highest")
 
 
 def progressive(
   labels: jax.Array, past_probs: jax.Array, alpha: jax.Array | float
 ) -> jax.Array:
-  """Computes (1 - alpha) one-hot(label) + alpha past.
+  """Returns (1 - alpha) one-hot(label) + alpha past.
 
   Args:
     labels: i32[B].
     past_probs: [B, C], what the network predicted for the same examples before.
-    alpha: [], share of the past in 0..1.
+    alpha: [], weight of the past in 0..1.
 
   Returns:
     f32[B, C].
 
   Reference:
     K. Kim, B. Ji, D. Yoon, S. Hwang: Self-Knowledge Distillation with Progressive
-      Refinement of Targets. ICCV 2021,
-    equation 2.
+      Refinement of Targets. ICCV 2021, equation 2.
   """
   past_probs = past_probs.astype(jnp.float32)
-  return (1 - alpha) * jax.nn.one_hot(labels, past_probs.shape[1]) + alpha * past_probs
+  one_hot = jax.nn.one_hot(labels, past_probs.shape[1])
+  return (1 - alpha) * one_hot + alpha * past_probs

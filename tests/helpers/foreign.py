@@ -18,19 +18,11 @@ class Linen(nn.Module):
 
   @nn.compact
   def __call__(self, image, train):
-<<<<<<< HEAD
-    x = nn.relu(layers.batch_norm(train)(layers.conv(4, 3, 2)(image)))
-    return ModelOutput(
-      nn.Dense(self.num_classes)(x.mean((1, 2))),
-      {"stage1": x, "pooled": x.mean((1, 2))},
-    )
-=======
     x = convolution(4, 3, 2)(image)
     x = nn.relu(batch_norm(train)(x))
     pooled = x.mean((1, 2))
     logits = nn.Dense(self.num_classes)(pooled)
     return ModelOutput(logits, {"stage1": x, "pooled": pooled})
->>>>>>> models
 
 
 class OnlyLogits(nn.Module):
@@ -41,14 +33,8 @@ class OnlyLogits(nn.Module):
   @nn.compact
   def __call__(self, x, *, deterministic=True):
     x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
-<<<<<<< HEAD
-    return nn.Dense(self.num_classes, name="head")(
-      nn.Dropout(0.5)(x, deterministic=deterministic)
-    )
-=======
     x = nn.Dropout(0.5)(x, deterministic=deterministic)
     return nn.Dense(self.num_classes, name="head")(x)
->>>>>>> models
 
 
 class Nnx(nnx.Module):
@@ -56,11 +42,7 @@ class Nnx(nnx.Module):
 
   def __init__(self, num_classes, *, rngs):
     self.conv = nnx.Conv(
-<<<<<<< HEAD
-      3, 4, (3, 3), strides=2, conv_general_dilated=layers.member_conv, rngs=rngs
-=======
       3, 4, (3, 3), strides=2, conv_general_dilated=member_conv, rngs=rngs
->>>>>>> models
     )
     self.norm = nnx.BatchNorm(4, rngs=rngs)
     self.dropout = nnx.Dropout(0.1, rngs=rngs)
@@ -79,16 +61,9 @@ class NnxWithFeatures(Nnx):
   """The same with the interface of ours."""
 
   def __call__(self, x, train):
-<<<<<<< HEAD
-    x = nnx.relu(self.norm(self.conv(x), use_running_average=not train))
-    return ModelOutput(
-      self.head(x.mean((1, 2))), {"stage1": x, "pooled": x.mean((1, 2))}
-    )
-=======
     x = self.feature_map(x, train)
     pooled = x.mean((1, 2))
     return ModelOutput(self.head(pooled), {"stage1": x, "pooled": pooled})
->>>>>>> models
 
 
 def linen(*, num_classes, dtype=jnp.float32):

@@ -8,18 +8,12 @@ import numpy as np
 def shapes(model, side, batch=2):
   """Returns a network's output and variables as shapes and dtypes."""
   keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-<<<<<<< HEAD
-  return jax.eval_shape(
-    lambda: model.init_with_output(keys, jnp.zeros((batch, side, side, 3)), train=True)
-  )
-=======
 
   def init():
     image = jnp.zeros((batch, side, side, 3))
     return model.init_with_output(keys, image, train=True)
 
   return jax.eval_shape(init)
->>>>>>> models
 
 
 def size(model, side):
@@ -29,14 +23,10 @@ def size(model, side):
 
 
 def draw(rng, tree, members=()):
-<<<<<<< HEAD
-  """Random values for variables: weights that keep the scale of the maps, scales and variances that are not 1."""
-=======
   """Returns random values for variables, with `members` as leading axes.
 
   Weights keep the scale of the maps; scales and variances are not 1.
   """
->>>>>>> models
 
   def leaf(path, x):
     name = path[-1].key
@@ -67,40 +57,15 @@ def check_shapes(model, side, maps, pooled, dtype):
     dtype: computation dtype.
   """
   output, variables = shapes(model, side)
-<<<<<<< HEAD
-  assert output.logits.shape == (2, 7) and output.logits.dtype == jnp.float32
-  expected = {
-    **{key: ((2, *shape), jnp.dtype(dtype)) for key, shape in maps.items()},
-    "pooled": ((2, pooled), jnp.float32),
-  }
-=======
   assert output.logits.shape == (2, 7)
   assert output.logits.dtype == jnp.float32
   expected = {key: ((2, *shape), jnp.dtype(dtype)) for key, shape in maps.items()}
   expected["pooled"] = ((2, pooled), jnp.float32)
->>>>>>> models
   assert {key: (x.shape, x.dtype) for key, x in output.features.items()} == expected
   assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
 def named_maps(sides, channels):
-<<<<<<< HEAD
-  """ "stem", "stage1", ... -> (side, side, channels)."""
-  names = ("stem", *(f"stage{k}" for k in range(1, len(sides))))
-  return {
-    name: (side, side, count)
-    for name, side, count in zip(names, sides, channels, strict=True)
-  }
-
-
-def check_stacked(rng, model, side, tolerance=1e-4):
-  """Checks that two stacked members give the logits, gradients and new statistics of either alone; returns the gradients."""
-  variables = draw(rng, shapes(model, side)[1], members=(2,))
-  x, keys = (
-    jnp.float32(rng.normal(size=(4, side, side, 3))),
-    jax.random.split(jax.random.key(0), 2),
-  )
-=======
   """Returns "stem", "stage1", ... -> (side, side, channels)."""
   names = ["stem", *(f"stage{k}" for k in range(1, len(sides)))]
   maps = zip(names, sides, channels, strict=True)
@@ -119,18 +84,13 @@ def check_stacked(rng, model, side, tolerance=1e-4):
   variables = draw(rng, structure, members=(2,))
   image = images(rng, side, batch=4)
   keys = jax.random.split(jax.random.key(0), 2)
->>>>>>> models
 
   @jax.jit
   def run(variables, key):
     def loss(params):
       output, updated = model.apply(
         {**variables, "params": params},
-<<<<<<< HEAD
-        x,
-=======
         image,
->>>>>>> models
         train=True,
         rngs={"dropout": key},
         mutable=["batch_stats"],
@@ -140,17 +100,6 @@ def check_stacked(rng, model, side, tolerance=1e-4):
     return jax.value_and_grad(loss, has_aux=True)(variables["params"])
 
   stacked = jax.jit(jax.vmap(run))(variables, keys)
-<<<<<<< HEAD
-  for before, after in zip(
-    *(
-      jax.tree.leaves(stats)
-      for stats in (variables.get("batch_stats", {}), stacked[0][1][1])
-    ),
-    strict=True,
-  ):
-    assert np.abs(before - after).max() > 0
-  assert max(np.abs(g).max() for g in jax.tree.leaves(stacked[1])) > 1e-2
-=======
   (_, (_, updated)), gradients = stacked
 
   # Training moved every statistic, and the gradients are not all zero.
@@ -160,7 +109,6 @@ def check_stacked(rng, model, side, tolerance=1e-4):
     assert np.abs(old - new).max() > 0
   assert max(np.abs(g).max() for g in jax.tree.leaves(gradients)) > 1e-2
 
->>>>>>> models
   for k in range(2):
     alone = run(jax.tree.map(lambda leaf, k=k: leaf[k], variables), keys[k])
     pairs = zip(jax.tree.leaves(stacked), jax.tree.leaves(alone), strict=True)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill import errors
-from jaxdistill.core.types import Op
-from jaxdistill.inputs.perturb._pixels import unmixed
+from jaxdistill.core.types import Op, Perturbed
+from jaxdistill.inputs.perturb._results import unmixed
 
 
 def noise(*, stddev: float = 0.1) -> Op:
-  """Makes noise injection: Gaussian, independent per pixel and channel.
+  """Returns noise injection: Gaussian, independent per pixel and channel.
 
   Args:
     stddev: standard deviation where the image ranges over [0, 1].
@@ -18,6 +18,9 @@ def noise(*, stddev: float = 0.1) -> Op:
     ConfigError: unless the standard deviation is above 0.
   """
   errors.require_positive(stddev=stddev)
-  return lambda key, image: unmixed(
-    jnp.clip(image + stddev * jax.random.normal(key, image.shape), 0, 1)
-  )
+
+  def op(key: jax.Array, image: jax.Array, /) -> Perturbed:
+    added = stddev * jax.random.normal(key, image.shape)
+    return unmixed(jnp.clip(image + added, 0, 1))
+
+  return op

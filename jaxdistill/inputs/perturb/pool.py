@@ -1,4 +1,4 @@
-"""Draws one operation and one member per perturbed step, and mixes labels where images are mixed."""
+"""Draws one operation and one member per perturbed step."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,11 @@ import jax.numpy as jnp
 
 from jaxdistill import errors
 from jaxdistill.core import rng
-from jaxdistill.core.types import Op, Perturb, Perturbation
-from jaxdistill.inputs.perturb._pixels import unmixed
+from jaxdistill.core.types import Op, Perturb, Perturbation, Perturbed
+from jaxdistill.inputs.perturb._results import unmixed
+
+# The member and the operation of a step without perturbation.
+_NONE = -1
 
 
 def make_perturb(
@@ -19,10 +22,12 @@ def make_perturb(
   member: str = "uniform",
   label_mix: bool = True,
 ) -> Perturb:
-  """Makes the stochastic perturbation: now and then, one member sees the batch through one operation.
+  """Returns the stochastic perturbation.
+
+  Now and then one member sees the batch through one operation.
 
   Args:
-    ops: the pool; none perturbs never.
+    ops: the pool; an empty one never perturbs.
     num_members: M.
     every: steps from one perturbed step to the next; step 0 is the first. The paper
       perturbs in each iteration, its released code in every tenth.
@@ -31,7 +36,7 @@ def make_perturb(
 
   Returns:
     perturb(key, step, image) -> (image f32[B, H, W, 3] of the perturbed member,
-    Perturbation), from the images that all members share, f32[B, H, W, 3] or [1, B, H,
+    Perturbation), from the images that all members see, f32[B, H, W, 3] or [1, B, H,
     W, 3], or from its own of f32[M, B, H, W, 3]. The key is the run's or the step's;
     the step is folded into it here. Other steps run no operation.
 
@@ -39,29 +44,71 @@ def make_perturb(
     ConfigError: for a number that is not above 0, or an unknown way to choose the
       member.
 
-  Reference: "Competitive Distillation", section 3.2, Eq. 6.
+  Reference:
+    D. Shi, X. Diao, X. Chen, C. M. John: Competitive Distillation: A Simple Learning
+      Strategy for Improving Visual Classification, section 3.2, equation 6.
   """
   errors.require_positive(**{"num_members": num_members, "perturb.every": every})
   errors.require_choice(**{"perturb.member": (member, ("uniform", "round_robin"))})
 
-  def perturb(key, step, image):
-    key = jax.random.fold_in(key, step)
-    active = jnp.logical_and(step % every == 0, bool(ops))
-    op = jnp.where(
-      active, jax.random.randint(rng.stream(key, "op"), (), 0, max(len(ops), 1)), -1
-    )
+  def draw_op(key: jax.Array, due: jax.Array) -> jax.Array:
+    """Returns the position of the operation in the pool, i32[]."""
+    position = jax.random.randint(rng.stream(key, "op"), (), 0, max(len(ops), 1))
+    return jnp.where(due, position, _NONE)
+
+  def draw_member(key: jax.Array, step: jax.Array) -> jax.Array:
+    """Returns the member that is perturbed if the step is due, i32[]."""
     if member == "uniform":
-      who = jax.random.randint(rng.stream(key, "member"), (), 0, num_members)
-    else:
-      who = jnp.asarray(step // every % num_members, jnp.int32)
-    if image.ndim == 5:
-      image = image[who if image.shape[0] > 1 else 0]
+      return jax.random.randint(rng.stream(key, "member"), (), 0, num_members)
+    return jnp.asarray(step // every % num_members, jnp.int32)
+
+  def perturb(
+    key: jax.Array, step: jax.Array, image: jax.Array, /
+  ) -> tuple[jax.Array, Perturbation]:
+    key = jax.random.fold_in(key, step)
+    due = jnp.logical_and(step % every == 0, bool(ops))
+    op = draw_op(key, due)
+    chosen = draw_member(key, step)
+
     # Not vmapped, so the branch is a real one and only the operation drawn runs.
-    branches = [lambda key, image: unmixed(image), *ops]
-    result = jax.lax.switch(op + 1, branches, rng.stream(key, "strength"), image)
-    weight = result.weight if label_mix else jnp.ones_like(result.weight)
-    return result.image, Perturbation(
-      jnp.where(active, who, -1), op, result.permutation, weight
+    branches = [_as_it_is, *ops]
+    branch = op + 1
+    strength_key = rng.stream(key, "strength")
+    own_image = _image_of(chosen, image)
+    result = jax.lax.switch(branch, branches, strength_key, own_image)
+
+    weight = result.weight
+    if not label_mix:
+      weight = jnp.ones_like(weight)
+    perturbation = Perturbation(
+      member=jnp.where(due, chosen, _NONE),
+      op=op,
+      permutation=result.permutation,
+      weight=weight,
     )
+    return result.image, perturbation
 
   return perturb
+
+
+def _as_it_is(key: jax.Array, image: jax.Array, /) -> Perturbed:
+  """The operation of a step without perturbation."""
+  del key
+  return unmixed(image)
+
+
+def _image_of(member: jax.Array, image: jax.Array) -> jax.Array:
+  """Returns a member's images from one batch for all, or from one batch for each.
+
+  Args:
+    member: i32[].
+    image: [B, H, W, 3] or [1, B, H, W, 3] for all, or [M, B, H, W, 3].
+
+  Returns:
+    [B, H, W, 3].
+  """
+  if image.ndim == 4:
+    return image
+  if image.shape[0] == 1:
+    return image[0]
+  return image[member]

@@ -1,0 +1,179 @@
+"""KDCL's targets against the paper's equations, an optimiser of SciPy, and by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+from jaxdistill import losses, targets
+
+VALUE = {"rtol": 2e-5, "atol": 1e-6}
+
+
+def divergences(students, target):
+  """Mean KL at temperature 2 of every student to one target."""
+  return [losses.kl_divergence(student, target, 2).mean() for student in students]
+
+
+def test_kdcl_naive_matches_its_equation(golden):
+  g = golden("13_kdcl_reference")
+  target = targets.kdcl_naive(g["z"], g["labels"])
+  np.testing.assert_array_equal(target, g["naive_sample_teacher"])
+  np.testing.assert_allclose(divergences(g["z"], target), g["naive_sample_kd"], **VALUE)
+
+
+def test_kdcl_min_logit_matches_its_equation(golden):
+  g = golden("13_kdcl_reference")
+  target = targets.kdcl_min_logit(g["z"], g["labels"])
+  np.testing.assert_allclose(target, g["minlogit_teacher"], **VALUE)
+  np.testing.assert_allclose(divergences(g["z"], target), g["minlogit_kd"], **VALUE)
+
+
+def test_kdcl_linear_matches_its_equation(golden):
+  g = golden("13_kdcl_reference")
+  target = targets.kdcl_linear(g["z"], g["labels"])
+  ce = losses.cross_entropy(target, g["labels"])
+  np.testing.assert_allclose(ce, g["linear_ce"], **VALUE)
+  # Near the minimum the weights move by the square root of what the cross-entropy does,
+  # and the target with them.
+  expected = np.einsum("bm,mbc->bc", g["linear_alpha"], g["z"])
+  np.testing.assert_allclose(target, expected, atol=1e-4)
+  np.testing.assert_allclose(divergences(g["z"], target), g["linear_kd"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["general", "general2"])
+def test_kdcl_general_weights_match_their_equation(golden, case):
+  g = golden("13_kdcl_reference")
+  expected = g[f"{case}_w_clipped"]
+  # The ridge, 1e-6 of the mean diagonal, moves weights by 1e-6 times C's condition
+  # number, about 1e-5 here.
+  from_probs = targets.kdcl_general_weights(g[f"{case}_val_target_probs"])
+  np.testing.assert_allclose(from_probs, expected, atol=2e-5)
+  from_errors = targets.kdcl_weights_from_errors(g[f"{case}_C"])
+  np.testing.assert_allclose(from_errors, expected, atol=2e-5)
+
+
+def test_kdcl_general_target_matches_its_equation(golden):
+  g = golden("13_kdcl_reference")
+  weights = targets.kdcl_general_weights(g["general_val_target_probs"])
+  target = targets.accuracy_weighted(jax.nn.softmax(g["z"] / 2), weights)
+  values = divergences(g["z"], 2 * jnp.log(target))
+  np.testing.assert_allclose(values, g["general_kd"], **VALUE)
+
+
+@pytest.mark.parametrize(
+  "moment, expected",
+  [
+    (np.zeros((3, 3)), [1 / 3] * 3),
+    (np.full((2, 2), np.nan), [0.5, 0.5]),
+    (np.full((3, 3), 0.2), [1 / 3] * 3),
+    (np.diag([1e-9, 3e-9]), [0.75, 0.25]),
+  ],
+)
+def test_kdcl_weights_of_members_that_coincide_or_fail(moment, expected):
+  weights = targets.kdcl_weights_from_errors(jnp.asarray(moment, jnp.float32))
+  np.testing.assert_allclose(weights, expected, rtol=1e-5)
+
+
+def lowest_margin(logits, label):
+  """Solves equation 5 for one example in float64, from several starts.
+
+  Args:
+    logits: [M, C].
+    label: of the example.
+
+  Returns:
+    The lowest log sum_{c != y} exp(w' z_c - w' z_y); the cross-entropy is its softplus.
+  """
+  members = len(logits)
+  rivals = np.delete(logits - logits[:, label, None], label, axis=1)
+  rivals = rivals.astype(np.float64)
+
+  def margin(weights):
+    scores = weights @ rivals
+    exps = np.exp(scores - scores.max())
+    gradient = rivals @ (exps / exps.sum())
+    return scores.max() + np.log(exps.sum()), gradient
+
+  corners = np.eye(members)
+  starts = [corners.mean(axis=0), *(0.9 * corners + 0.1 / members)]
+  sum_is_one = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like}
+  candidates = list(corners)
+  for start in starts:
+    found = optimize.minimize(
+      margin,
+      start,
+      jac=True,
+      bounds=[(0, 1)] * members,
+      constraints=sum_is_one,
+      method="SLSQP",
+      options={"ftol": 1e-13, "maxiter": 300},
+    )
+    candidates.append(np.clip(found.x, 0, 1))
+  return min(margin(weights / weights.sum())[0] for weights in candidates)
+
+
+@pytest.mark.parametrize("members", [2, 5])
+@pytest.mark.parametrize("scale", [1, 5, 20])
+def test_kdcl_linear_is_the_optimum(rng, members, scale):
+  logits = (scale * rng.normal(size=(members, 16, 10))).astype(np.float32)
+  labels = rng.integers(0, 10, 16)
+  # Half of the members' predictions are right, as in training: cross-entropies next to
+  # 0 count too.
+  logits[:, np.arange(8), labels[:8]] += 2 * scale
+  target = np.asarray(targets.kdcl_linear(logits, labels), np.float64)
+
+  rivals = np.arange(10) != labels[:, None]
+  margins = target - target[np.arange(16), labels, None]
+  found = np.log(np.sum(np.exp(margins), axis=1, where=rivals))
+  best = [lowest_margin(logits[:, b], labels[b]) for b in range(16)]
+  # The relative error of the cross-entropy is below the absolute error of the margin's
+  # logarithm.
+  np.testing.assert_allclose(found, np.array(best), rtol=0, atol=1e-4)
+
+
+EXAMPLE_BY_EXAMPLE = [
+  targets.kdcl_naive,
+  targets.kdcl_min_logit,
+  targets.kdcl_linear,
+]
+
+
+@pytest.mark.parametrize("make", EXAMPLE_BY_EXAMPLE)
+def test_kdcl_targets_are_no_worse_than_any_member(rng, make):
+  scales = rng.choice([0.1, 1, 30], size=(1, 64, 1))
+  logits = jnp.asarray(rng.normal(size=(3, 64, 10)) * scales, jnp.float32)
+  labels = rng.integers(0, 10, 64)
+  members = jax.vmap(losses.cross_entropy, in_axes=(0, None))(logits, labels)
+  ce = losses.cross_entropy(make(logits, labels), labels)
+  assert (ce <= members.min(axis=0) * (1 + 1e-5) + 1e-6).all()
+
+
+@pytest.mark.parametrize("make", EXAMPLE_BY_EXAMPLE)
+def test_kdcl_targets_leave_diverged_members_out(rng, make):
+  logits = rng.normal(size=(3, 8, 10)).astype(np.float32)
+  labels = rng.integers(0, 10, 8)
+  # Zeros beat most random logits: a diverged member that took part would show.
+  logits[1] = 0
+  without = make(logits[::2], labels)
+  found = make(logits, labels, jnp.array([True, False, True]))
+  np.testing.assert_allclose(found, without, **VALUE)
+  assert not np.allclose(make(logits, labels), without)
+  one = make(logits, labels, jnp.array([True, False, False]))
+  np.testing.assert_allclose(one, make(logits[:1], labels), **VALUE)
+  none = make(logits, labels, jnp.zeros(3, bool))
+  np.testing.assert_array_equal(none, np.zeros((8, 10)))
+
+
+@pytest.mark.parametrize("make", EXAMPLE_BY_EXAMPLE)
+def test_kdcl_targets_are_float32(rng, make):
+  logits = jnp.asarray(rng.normal(size=(3, 8, 10)), jnp.bfloat16)
+  assert make(logits, rng.integers(0, 10, 8)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("make", [targets.kdcl_naive, targets.kdcl_linear])
+def test_kdcl_targets_of_one_member_are_its_logits(rng, make):
+  logits = rng.normal(size=(1, 8, 10)).astype(np.float32)
+  target = make(logits, rng.integers(0, 10, 8))
+  np.testing.assert_array_equal(target, logits[0])
