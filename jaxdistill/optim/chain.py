@@ -95,7 +95,7 @@ def make_optimizer(
   if common.clip_norm:
     clip = optax.clip_by_global_norm(common.clip_norm)
 
-  def rate(update: jax.Array) -> jax.Array:
+  def rate(update):
     # The schedule counts steps, the optimiser counts updates.
     return schedule(update * common.accumulate)
 

@@ -338,7 +338,7 @@ def _comparable(config: Mapping[str, Any] | ConfigDict) -> _Comparable:
   """Returns a configuration as it is compared."""
   values = flatten(config)
   try:
-    known = _known(ConfigDict(config))
+    known = _known(_as_config(config))
   except ConfigError:
     # It names components that are not to be found: nothing is known of their keys.
     return _Comparable(values, {})
@@ -348,6 +348,11 @@ def _comparable(config: Mapping[str, Any] | ConfigDict) -> _Comparable:
       used[key] = value
   defaults = {name: key.default for name, key in known.items()}
   return _Comparable(used, flatten(defaults))
+
+
+def _as_config(config: Mapping[str, Any] | ConfigDict) -> ConfigDict:
+  """Returns a config, also where it is a plain dict."""
+  return config if isinstance(config, ConfigDict) else ConfigDict(config)
 
 
 def _of_another_component(key: str) -> bool:

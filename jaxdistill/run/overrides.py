@@ -198,13 +198,17 @@ def _parse_operation(entry: str) -> tuple[str, dict[str, Any]]:
   name, bracket, arguments = entry.partition("(")
   if not bracket:
     return name, {}
-  message = f"perturb.ops: {entry!r} is not of the form name(key=value, ...)"
+  keywords = {}
   try:
     call = ast.parse(f"operation({arguments}", mode="eval").body
-    require(isinstance(call, ast.Call) and not call.args, message)
-    keywords = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+    if not isinstance(call, ast.Call) or call.args:
+      raise ValueError("no keywords")
+    for keyword in call.keywords:
+      keywords[str(keyword.arg)] = ast.literal_eval(keyword.value)
   except (SyntaxError, ValueError) as error:
-    raise ConfigError(message) from error
+    raise ConfigError(
+      f"perturb.ops: {entry!r} is not of the form name(key=value, ...)"
+    ) from error
   return name.strip(), keywords
 
 

@@ -6,7 +6,7 @@ config thus holds what its run uses, and a new component needs no change here.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 
@@ -26,7 +26,18 @@ from jaxdistill.run.keys import (
   with_type,
 )
 
-ConfigDict = ml_collections.ConfigDict
+if TYPE_CHECKING:
+
+  class ConfigDict(ml_collections.ConfigDict):
+    """For the type checker, which cannot know the types of keys."""
+
+    def __getattr__(self, attribute: str) -> Any:
+      """Returns a section, or the value of a key."""
+
+    def __getitem__(self, key: str) -> Any:
+      """Returns a section, or the value of a key."""
+else:
+  ConfigDict = ml_collections.ConfigDict
 
 COMPONENTS = {"data": "data", "method": "methods"}
 """Sections that hold a name and the keywords of what it names, and nothing else."""
@@ -156,7 +167,7 @@ def optimizer_keys(
       for key in own:
         require(
           key not in keys,
-          f"{chosen} has a keyword {key!r}, which is another key of the section already: "
+          f"{chosen} has a keyword {key!r}, but that is another key of the section: "
           "rename the keyword",
         )
     keys.update(own)
@@ -321,7 +332,7 @@ def switch_operations(section: ConfigDict, ops: Sequence[str]) -> dict[str, Any]
 
   Operations that were in it keep their strengths.
   """
-  switched = filled(perturb_keys(), section) | {"ops": tuple(ops)}
+  switched = filled(perturb_keys(), section.to_dict()) | {"ops": tuple(ops)}
   for op, keys in zip(ops, operation_keys(ops).values(), strict=True):
     kept = section[operation(op)] if op in section.ops else {}
     switched[operation(op)] = filled(keys, kept)

@@ -35,6 +35,32 @@ then the keys.
 Durations are "500 steps", "2 epochs" or "30%" of the run.
 """
 
+_COHORT = """
+## The cohort: `cohort.<group>`
+
+A group is some networks of one architecture. It also holds the keywords of its network,
+and in `cohort.<group>.optimizer` the keys of the optimiser that differ for it.
+"""
+
+_AUGMENT = """
+## Augmentation: `augment`
+"""
+
+_PERTURB = """
+## Perturbation: `perturb`
+
+The keywords of an operation in the pool are in the subsection of its name, for one of
+your own that of the function: `perturb.fog.density`. They may be written behind it:
+`--config.perturb.ops=mixup,my_lab.ops:fog(density=0.3)`.
+"""
+
+_OPTIMIZER = """
+## Optimiser: `optimizer`
+
+These go with every optimiser and every schedule; beside them are the keywords of the
+two that are named.
+"""
+
 # Kind -> title, the section that names it, and the prefix of its keys.
 _COMPONENTS = {
   "methods": ("Methods", "`method.name`", "method."),
@@ -115,30 +141,19 @@ def _default(key: Key) -> str:
 def reference() -> str:
   """Returns the reference of all config keys."""
   optimizer = optimizer_keys(Chain().name, Chain().schedule)
-  common_keys = [optimizer[name] for name in Chain._fields]
-  optimizer_meanings = documented(Chain.__doc__, "Attributes")
-  pool_meanings = documented(pool.make_perturb.__doc__)
-  augment_meanings = documented(augment.pad_crop_flip.__doc__)
+  chain = [optimizer[name] for name in Chain._fields]
   parts = [
     _INTRODUCTION,
     "## The run\n",
     table(KEYS, {}),
-    "\n## The cohort: `cohort.<group>`\n",
-    "A group is some networks of one architecture. It also holds the keywords of its\n"
-    "network, and in `cohort.<group>.optimizer` the keys of the optimiser that differ\n"
-    "for it.\n",
+    _COHORT,
     table(GROUP_KEYS, {}, "cohort.<group>."),
-    "\n## Augmentation: `augment`\n",
-    table(AUGMENT_KEYS.values(), augment_meanings, "augment."),
-    "\n## Perturbation: `perturb`\n",
-    "The keywords of an operation in the pool are in the subsection of its name, for one\n"
-    "of your own that of the function: `perturb.fog.density`. They may be written behind\n"
-    "it: `--config.perturb.ops=mixup,my_lab.ops:fog(density=0.3)`.\n",
-    table(_pool_keys(), pool_meanings, "perturb."),
-    "\n## Optimiser: `optimizer`\n",
-    "These go with every optimiser and every schedule; beside them are the keywords of\n"
-    "the two that are named.\n",
-    table(common_keys, optimizer_meanings, "optimizer."),
+    _AUGMENT,
+    table(AUGMENT_KEYS.values(), documented(augment.pad_crop_flip.__doc__), "augment."),
+    _PERTURB,
+    table(_pool_keys(), documented(pool.make_perturb.__doc__), "perturb."),
+    _OPTIMIZER,
+    table(chain, documented(Chain.__doc__, "Attributes"), "optimizer."),
   ]
   for kind in registry.KINDS:
     parts.append(_components(kind))
