@@ -1,4 +1,4 @@
-"""The page about config keys is what the command prints, which lists every component."""
+"""The page about config keys is what the command prints: every key and component."""
 
 import pytest
 

@@ -332,7 +332,7 @@ def config_rows():
       yield pytest.param(f"{path}:{row}", id=name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("path", config_rows())
+@pytest.mark.parametrize("path", list(config_rows()))
 def test_every_config_runs_two_steps(path, tmp_path):
   """With its method, optimiser and mix of architectures."""
   images = save_arrays(

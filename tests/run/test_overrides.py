@@ -1,4 +1,4 @@
-"""Overrides are typed, bring the keys of components along, and are refused in one line."""
+"""Overrides are typed, bring the keys of components, and are refused in one line."""
 
 import pytest
 
