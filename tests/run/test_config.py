@@ -111,9 +111,14 @@ def test_the_text_after_the_colon_is_the_argument(tmp_path):
 def test_a_colon_may_belong_to_the_name_of_a_folder(tmp_path):
   folder = tmp_path / "2026:11"
   folder.mkdir()
-  path = write(folder / "one.py", TAKES_ONE.replace("argument)", "argument='3')", 1))
+  source = TAKES_ONE.replace("argument)", "argument='3')", 1)
+  path = write(folder / "one.py", source)
   assert load_config(str(path)).seed == 3
   assert load_config(f"{path}:5").seed == 5
+  # What exists as such is meant, also where a part of it exists too.
+  (folder / "one.py:5").mkdir()
+  within = write(folder / "one.py:5" / "two.py", source.replace("'3'", "'4'"))
+  assert load_config(str(within)).seed == 4
 
 
 @pytest.mark.parametrize(

@@ -138,12 +138,16 @@ def test_keys_that_a_groups_optimizer_does_not_have_any_more_are_dropped(tmp_pat
     assert "b1" not in own and own.warmup == "2 steps"
 
 
-def test_the_pool_brings_the_strengths_of_its_operations():
-  before = load("perturb.noise.stddev=0.3", "perturb.ops=noise,blur")
-  assert before.perturb.ops == ("noise", "blur")
-  assert before.perturb.noise.stddev == 0.3
-  assert before.perturb.blur.to_dict() == registry.defaults("perturb", "blur")
-  assert "mixup" not in before.perturb
+def test_the_pool_brings_the_strengths_of_its_operations(tmp_path):
+  path = tmp_path / "noisy.py"
+  strong = 'every=2, noise={"stddev": 0.3}'
+  path.write_text(runs.CONFIG.replace("every=2", strong))
+  config = load_config(str(path), ["perturb.ops=noise,blur"])
+  assert config.perturb.ops == ("noise", "blur") and config.perturb.every == 2
+  # What was in the pool keeps its strengths.
+  assert config.perturb.noise.stddev == 0.3
+  assert config.perturb.blur.to_dict() == registry.defaults("perturb", "blur")
+  assert "mixup" not in config.perturb
   assert load("perturb.ops=").perturb.ops == ()
   assert load("perturb.ops=('noise', 'blur')").perturb.ops == ("noise", "blur")
 
