@@ -38,11 +38,18 @@ def _perturbations(argv: list[str]) -> int:
   return perturbations.main(argv)
 
 
+def _keys(argv: list[str]) -> int:
+  from jaxdistill.tools import keys
+
+  return keys.main(argv)
+
+
 COMMANDS = {
   "train": Command(
     _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
   ),
   "models": Command(_models, "list the networks with parameters, work and features"),
+  "keys": Command(_keys, "print all config keys with their defaults and meanings"),
   "perturbations": Command(_perturbations, "draw what the perturbations do to images"),
 }
 

@@ -1,10 +1,10 @@
-"""Finds components by name: the module path below a room is the name, and there is no list to edit.
+"""Finds components by name: the module path below a room is the name.
 
-A component is a public function that is annotated with the kind of thing it returns:
-`-> Method`, `-> Op`. `"competitive"` is the function `competitive` in
-`jaxdistill/methods/competitive.py`, `"kdcl.min_logit"` the function `min_logit` in
-`jaxdistill/methods/kdcl.py`, and `"my_lab.idea:make"` any function that can be
-imported. Its keyword-only arguments are the keys of its section in a config.
+There is no list to edit. A component is a public function that is annotated with the
+kind of thing it returns: `-> Method`, `-> Op`. `"competitive"` is the function
+`competitive` in `jaxdistill/methods/competitive.py`, `"kdcl.min_logit"` the function
+`min_logit` in `jaxdistill/methods/kdcl.py`, and `"my_lab.idea:make"` any function that
+can be imported. Its keyword-only arguments are the keys of its section in a config.
 """
 
 from collections.abc import Callable, Iterable
@@ -92,16 +92,23 @@ SYNONYMS = {
 }
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str:
-  """Returns `; did you mean ...?`, or the candidates themselves where none comes near."""
+def closest(name: str, candidates: Iterable[str]) -> str | None:
+  """Returns the candidate that `name` is a synonym or a misspelling of, or None."""
   candidates = sorted(candidates)
   *section, leaf = name.split(".")
   synonym = ".".join([*section, SYNONYMS.get(leaf, leaf)])
-  if synonym != name and synonym in candidates:
-    return f"; did you mean {synonym!r}?"
+  if synonym in candidates:
+    return synonym
   close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-  if close:
-    return f"; did you mean {close[0]!r}?"
+  return close[0] if close else None
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+  """Returns `; did you mean ...?`, or the candidates where none comes near."""
+  candidates = sorted(candidates)
+  found = closest(name, candidates)
+  if found:
+    return f"; did you mean {found!r}?"
   return f"; known are {', '.join(candidates) or 'none'}"
 
 
@@ -112,7 +119,7 @@ def _import_name(path: str) -> Any:
 
 
 def _makes(function: Callable, product: Any) -> bool:
-  """Tells whether a function is annotated to return the product, or a subclass of it."""
+  """Whether a function is annotated to return the product, or a subclass of it."""
   if "return" not in getattr(function, "__annotations__", {}):
     return False
   returned = typing.get_type_hints(function)["return"]
@@ -199,18 +206,76 @@ def load_file(path: str) -> Any:
 
 
 def keywords(kind: str, name: str) -> dict[str, inspect.Parameter]:
-  """Returns the config keys of a component: keyword-only arguments that the program does not pass itself."""
-  parameters = inspect.signature(find(kind, name)).parameters.values()
-  return {
-    p.name: p
-    for p in parameters
-    if p.kind is p.KEYWORD_ONLY and p.name not in KINDS[kind].given
-  }
+  """Returns the keyword-only arguments of a component but those that the program gives.
+
+  They are its keys in a config.
+  """
+  own = {}
+  for key, parameter in inspect.signature(find(kind, name)).parameters.items():
+    keyword_only = parameter.kind is parameter.KEYWORD_ONLY
+    if keyword_only and key not in KINDS[kind].given:
+      own[key] = parameter
+  return own
 
 
 def defaults(kind: str, name: str) -> dict[str, Any]:
-  """Returns key -> default of a component; `inspect.Parameter.empty` marks a required one."""
+  """Returns key -> default; `inspect.Parameter.empty` marks a required key."""
   return {key: parameter.default for key, parameter in keywords(kind, name).items()}
+
+
+def bind(kind: str, name: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
+  """Returns the factory `name` of `kind` with its arguments, still to be called.
+
+  Args:
+    kind: a key of `KINDS`.
+    name: see `find`.
+    *args: what the kind passes by position.
+    **kwargs: config keys, and what the kind passes by keyword.
+
+  Raises:
+    ConfigError: for an unknown name or keyword, naming the nearest one, a missing
+      keyword, or a function that cannot be called in this way.
+  """
+  factory = find(kind, name)
+  known = defaults(kind, name)
+  for key in kwargs:
+    if key not in known and key not in KINDS[kind].given:
+      raise ConfigError(f"{name} has no key {key!r}{nearest(key, known)}")
+  missing = []
+  for key, default in known.items():
+    if default is inspect.Parameter.empty and key not in kwargs:
+      missing.append(key)
+  if missing:
+    raise ConfigError(f"{name} needs {', '.join(missing)}")
+  try:
+    inspect.signature(factory).bind(*args, **kwargs)
+  except TypeError as error:
+    raise ConfigError(
+      f"{KINDS[kind].noun} {name!r} cannot be made: its function is called with "
+      f"{_call(args, kwargs)}: {error}"
+    ) from error
+  return functools.partial(factory, *args, **kwargs)
+
+
+def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+  """Describes the arguments of a call."""
+  described = [f"{len(args)} by position"] if args else []
+  described += kwargs
+  return ", ".join(described) or "no arguments"
+
+
+def require_kind(kind: str, name: str, made: Any) -> None:
+  """Raises ConfigError unless a component is of its kind, as far as can be seen."""
+  product = _import_name(KINDS[kind].product)
+  is_class = inspect.isclass(product) and not getattr(product, "_is_protocol", False)
+  # What is a function can only be seen to be one.
+  fits = isinstance(made, product) if is_class else callable(made)
+  if not fits:
+    wanted = KINDS[kind].product.partition(":")[2]
+    raise ConfigError(
+      f"{KINDS[kind].noun} {name!r} returned {type(made).__name__}: it must return "
+      f"{wanted}"
+    )
 
 
 def resolve(kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -223,18 +288,8 @@ def resolve(kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
     **kwargs: config keys, and what the kind passes by keyword.
 
   Raises:
-    ConfigError: for an unknown name or keyword, naming the nearest one, or a missing
-      keyword.
+    ConfigError: as `bind` does, or if what the factory returns is of another kind.
   """
-  known = defaults(kind, name)
-  for key in kwargs:
-    if key not in known and key not in KINDS[kind].given:
-      raise ConfigError(f"{name} has no key {key!r}{nearest(key, known)}")
-  missing = [
-    key
-    for key, default in known.items()
-    if default is inspect.Parameter.empty and key not in kwargs
-  ]
-  if missing:
-    raise ConfigError(f"{name} needs {', '.join(missing)}")
-  return find(kind, name)(*args, **kwargs)
+  made = bind(kind, name, *args, **kwargs)()
+  require_kind(kind, name, made)
+  return made

@@ -1,4 +1,7 @@
-"""A member's whole optimiser: clipping, weight decay with its mask, the algorithm, the schedule, accumulation."""
+"""A member's whole optimiser: what goes with every algorithm, put around it.
+
+Clipping, weight decay with its mask, the algorithm, the schedule, accumulation.
+"""
 
 from collections.abc import Mapping, Sequence
 import functools
@@ -11,6 +14,9 @@ from jaxdistill.core import registry
 from jaxdistill.core.durations import Clock
 from jaxdistill.core.types import PyTree
 from jaxdistill.errors import naming, require, require_not_negative, require_positive
+
+# Keys of the section that name a component, and its kind.
+_KINDS = {"name": "optimizers", "schedule": "schedules"}
 
 
 class Chain(NamedTuple):
@@ -53,15 +59,10 @@ def make_schedule(keys: Mapping[str, Any], clock: Clock) -> optax.Schedule:
     ConfigError: naming the key as `optimizer.<key>`.
   """
   common = _common(keys)
-  with naming("optimizer.schedule"):
-    registry.find("schedules", common.schedule)
   with naming("optimizer", separator="."):
     require_positive(learning_rate=common.learning_rate)
-    own = _own(keys, "schedules", common.schedule)
-    main = registry.resolve(
-      "schedules", common.schedule, common.learning_rate, clock, **own
-    )
     warmup_steps = clock.steps("warmup", common.warmup)
+  main = _make("schedule", keys, common.schedule, common.learning_rate, clock)
   if not warmup_steps:
     return main
   rise = optax.linear_schedule(0.0, 1.0, warmup_steps)
@@ -83,21 +84,18 @@ def make_optimizer(
   """
   common = _common(keys)
   schedule = make_schedule(keys, clock)
-  with naming("optimizer.name"):
-    registry.find("optimizers", common.name)
   with naming("optimizer", separator="."):
     require_not_negative(weight_decay=common.weight_decay, clip_norm=common.clip_norm)
     require(
       common.accumulate >= 1, f"accumulate must be at least 1, got {common.accumulate}"
     )
-    own = _own(keys, "optimizers", common.name)
-    algorithm = registry.resolve("optimizers", common.name, _decay(common), **own)
+  algorithm = _make("name", keys, common.name, _decay(common))
 
   clip = optax.identity()
   if common.clip_norm:
     clip = optax.clip_by_global_norm(common.clip_norm)
 
-  def rate(update: jax.Array) -> jax.Array:
+  def rate(update):
     # The schedule counts steps, the optimiser counts updates.
     return schedule(update * common.accumulate)
 
@@ -116,17 +114,38 @@ def _decay(common: Chain) -> optax.GradientTransformation:
 
 
 def _common(keys: Mapping[str, Any]) -> Chain:
-  """Returns the keys that go with every optimiser, at their defaults where they are absent."""
+  """Returns the keys that go with every optimiser; absent ones have their defaults."""
   return Chain(**{key: keys[key] for key in Chain._fields if key in keys})
 
 
-def _own(keys: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
-  """Returns the keys of an optimiser or a schedule."""
-  return {key: keys[key] for key in registry.defaults(kind, name) if key in keys}
+def _make(part: str, keys: Mapping[str, Any], name: str, *given: Any) -> Any:
+  """Makes the optimiser or the schedule.
+
+  Args:
+    part: key of the section that names it: "name" or "schedule".
+    keys: of the section; those that are its own are passed on.
+    name: registry name.
+    *given: what its factory gets by position.
+
+  Raises:
+    ConfigError: naming the key: `part`, or that keyword which was refused.
+  """
+  kind = _KINDS[part]
+  with naming(f"optimizer.{part}"):
+    own = {key: keys[key] for key in registry.keywords(kind, name) if key in keys}
+    make = registry.bind(kind, name, *given, **own)
+  with naming("optimizer", separator="."):
+    made = make()
+  with naming(f"optimizer.{part}"):
+    registry.require_kind(kind, name, made)
+  return made
 
 
 def _names(path: Sequence[Any]) -> set[str]:
-  """Names that `no_decay` may use for the parameter at a path: its own, its modules', and the parts between dots."""
+  """Returns the names that `no_decay` may use for the parameter at a path.
+
+  Its own, its modules', and the parts between their dots.
+  """
   found = set()
   for key in path:
     name = jax.tree_util.keystr((key,), simple=True)

@@ -19,7 +19,9 @@ from jaxdistill.errors import (
 def sgd(
   decay: optax.GradientTransformation, *, momentum: float = 0.9, nesterov: bool = True
 ) -> optax.GradientTransformation:
-  """Returns SGD as PyTorch has it: the decay is added to the gradient, the velocity is not scaled by the rate.
+  """Returns SGD as PyTorch has it.
+
+  The decay is added to the gradient, and the velocity is not scaled by the rate.
 
   Args:
     decay: adds the decayed weights.
@@ -39,7 +41,7 @@ def adam(
   b2: float = 0.999,
   eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-  """Returns Adam with the decay added to the gradient (L2 regularisation), as PyTorch's Adam has it.
+  """Returns Adam as PyTorch has it, with the decay added to the gradient.
 
   Args:
     decay: adds the decayed weights.
@@ -204,7 +206,7 @@ def lamb(
   b2: float = 0.999,
   eps: float = 1e-6,
 ) -> optax.GradientTransformation:
-  """Returns LAMB: Adam with decay, scaled by the norm of each layer's weights, for large batches.
+  """Returns LAMB, for large batches: Adam, scaled by the norm of each layer's weights.
 
   Args:
     decay: adds the decayed weights.
@@ -227,7 +229,7 @@ def lars(
   nesterov: bool = False,
   trust_coefficient: float = 0.001,
 ) -> optax.GradientTransformation:
-  """Returns LARS: SGD scaled by the norm of each layer's weights, for large batches.
+  """Returns LARS, for large batches: SGD, scaled by the norm of each layer's weights.
 
   Args:
     decay: adds the decayed weights.

@@ -14,7 +14,12 @@ from jaxdistill.errors import require, require_not_negative, require_positive
 
 
 def constant(peak: float, clock: Clock) -> optax.Schedule:
-  """Returns the same rate for every step."""
+  """Returns the same rate for every step.
+
+  Args:
+    peak: the rate.
+    clock: of the run.
+  """
   del clock
   return optax.constant_schedule(peak)
 

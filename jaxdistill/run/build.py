@@ -29,6 +29,7 @@ from jaxdistill.inputs.views import make_views
 from jaxdistill.optim import make_optimizer, parameter_names
 from jaxdistill.run import pretrained
 from jaxdistill.run.config import ConfigDict, check_config, network_keys
+from jaxdistill.run.sections import group_optimizer, operation
 
 # Steps that one call runs where the config does not say. On a CPU a loop around the
 # step costs far more than the dispatch it saves; on accelerators the dispatch is what a
@@ -252,10 +253,10 @@ def _make_periods(config: ConfigDict, clock: Clock) -> Periods:
 def _make_perturb(section: ConfigDict, num_members: int) -> Perturb:
   """Builds the stochastic perturbation."""
   ops = []
-  for name in section.ops:
-    strengths = section[name].to_dict() if name in section else {}
-    with naming(f"perturb.{name}"):
-      ops.append(registry.resolve("perturb", name, **strengths))
+  for op in section.ops:
+    strengths = section[operation(op)].to_dict()
+    with naming(f"perturb.{operation(op)}"):
+      ops.append(registry.resolve("perturb", op, **strengths))
   return make_perturb(
     ops,
     num_members=num_members,
@@ -273,7 +274,7 @@ def _make_recipe(config: ConfigDict, clock: Clock) -> Recipe:
   """
 
   def recipe(**keys):
-    return make_optimizer({**config.optimizer.to_dict(), **keys}, clock)
+    return make_optimizer(group_optimizer(config.optimizer, keys), clock)
 
   recipe()
   return recipe
@@ -288,7 +289,7 @@ def _make_specs(
     mapping = MAPPING.get(jax.default_backend(), "vmap")
   specs = []
   for name, group in config.cohort.items():
-    keys = {**config.optimizer.to_dict(), **group.optimizer.to_dict()}
+    keys = group_optimizer(config.optimizer, group.optimizer)
     with naming(f"cohort.{name}", separator="."):
       tx = make_optimizer(keys, clock)
     with naming(f"cohort.{name}"):

@@ -1,31 +1,65 @@
-"""Configs: every file builds, overrides are typed, bad ones are refused in one line."""
+"""Configs: every file and its rows are valid; checks, differences and digests."""
 
-from pathlib import Path
+import json
 
 import pytest
 
+from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError
-from jaxdistill.run import build
+from jaxdistill.run import sections
 from jaxdistill.run.config import (
+  HARMLESS,
+  KEYS,
   check_config,
   config_differences,
   config_digest,
+  default,
+  flatten,
   load_config,
 )
+from tests.helpers import runs
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
-DIGITS = str(Path(__file__).parent.parent / "configs" / "digits_competitive.py")
+CONFIGS = sorted((runs.ROOT / "configs").glob("*.py"))
+DIGITS = str(runs.ROOT / "configs" / "digits_competitive.py")
+LAB = "tests.helpers.my_lab"
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def rows(path):
+  return getattr(registry.load_file(str(path)), "ROWS", ())
+
+
+ROWS = [f"{path}:{row}" for path in CONFIGS for row in rows(path)]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_is_valid_and_says_how_to_run_it(path):
-  load_config(str(path))
+  config = load_config(str(path))
   docstring = path.read_text().split('"""')[1]
-  assert f"python -m jaxdistill.main --config=configs/{path.name}" in docstring
+  command = f"python -m jaxdistill.main --config=configs/{path.name}"
+  assert command in docstring
+  if rows(path):
+    # The first row is the default.
+    assert load_config(f"{path}:{rows(path)[0]}").to_dict() == config.to_dict()
+    with pytest.raises(ConfigError, match="must be one of .*, got 'no_such_row'$"):
+      load_config(f"{path}:no_such_row")
+  else:
+    with pytest.raises(ConfigError, match="takes no argument, got 'row'$"):
+      load_config(f"{path}:row")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.rpartition("/")[2])
+def test_every_row_is_valid(row):
+  load_config(row)
+
+
+def test_rows_differ():
+  for path in CONFIGS:
+    digests = {config_digest(load_config(f"{path}:{row}")) for row in rows(path)}
+    assert len(digests) == len(rows(path)), path
 
 
 def test_the_papers_recipe():
-  config = load_config(str(Path(DIGITS).with_name("cifar100_competitive.py")))
+  config = load_config(str(runs.ROOT / "configs" / "cifar100_competitive.py"))
   assert config.batch_size == 128 and config.method.alpha == config.method.beta == 1
   assert config.cohort.resnet32.to_dict() == {
     "model": "resnet_cifar.resnet32",
@@ -34,172 +68,248 @@ def test_the_papers_recipe():
     "optimizer": {},
     "width": 16,
   }
-  optimizer = config.optimizer
-  assert (
-    optimizer.name,
-    optimizer.learning_rate,
-    optimizer.momentum,
-    optimizer.nesterov,
-  ) == ("sgd", 0.1, 0.9, True)
-  assert optimizer.schedule == "step" and optimizer.weight_decay > 0
-
-
-def test_overrides_take_the_type_of_the_key():
-  config = load_config(
-    DIGITS,
-    [
-      "epochs=2",
-      "batch_size=32",
-      "optimizer.nesterov=false",
-      "method.teachers=all_better",
-      "optimizer.milestones=50%,75%",
-      "perturb.resized_crop.scale=(0.2, 0.4)",
-      "cohort.convnet.members=3",
-      "perturb.ops=noise",
-      "optimizer.learning_rate=1e-2",
-    ],
-  )
-  assert config.epochs == 2.0 and isinstance(config.epochs, float)
-  assert (
-    config.batch_size == 32
-    and config.optimizer.nesterov is False
-    and config.cohort.convnet.members == 3
-  )
-  assert config.optimizer.milestones == ("50%", "75%") and config.perturb.ops == (
-    "noise",
-  )
-  assert (
-    config.perturb.resized_crop.scale == (0.2, 0.4)
-    and config.optimizer.learning_rate == 0.01
-  )
-
-
-def test_swapping_a_component_brings_its_keys_and_keeps_shared_values():
-  config = load_config(
-    DIGITS,
-    [
-      "method.reduce=sum",
-      "method.temperature=3",
-      "method.name=dml",
-      "cohort.convnet.model=resnet_cifar.resnet20",
-    ],
-  )
-  assert config.method.to_dict() == {
-    "name": "dml",
-    "weight": 1.0,
-    "temperature": 3.0,
-    "reduce": "sum",
-    "target": "pairwise",
+  assert config.optimizer.to_dict() == {
+    "name": "sgd",
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "no_decay": (),
+    "clip_norm": 0.0,
+    "accumulate": 1,
+    "warmup": "0 steps",
+    "schedule": "step",
+    "milestones": ("30%", "60%", "90%"),
+    "decay": 0.1,
   }
-  assert (
-    config.cohort.convnet.model == "resnet_cifar.resnet20"
-    and config.cohort.convnet.members == 2
-  )
+  assert config.perturb.every == 10 and len(config.perturb.ops) == 9
 
 
-def test_a_group_may_have_an_optimizer_of_its_own():
-  config = load_config(
-    DIGITS,
-    [
-      "cohort.convnet.optimizer.learning_rate=1",
-      "cohort.convnet.model=resnet_cifar.resnet20",
-      "cohort.convnet.optimizer.name=adamw",
-      "cohort.convnet.init=x",
-    ],
+# Arguments of config files.
+
+TAKES_ONE = "\n\ndef get_config(argument):\n  return make(argument)\n"
+
+
+def write(path, tail="\n\ndef get_config():\n  return make('0')\n"):
+  source = runs.CONFIG.replace("def get_config():", "def make(seed):")
+  source = source.replace(
+    "  return config", "  config.seed = int(seed)\n  return config"
   )
-  assert config.cohort.convnet.optimizer.to_dict() == {
-    "learning_rate": 1.0,
-    "name": "adamw",
-  }
-  assert (
-    config.cohort.convnet.init == "x"
-    and config.cohort.resnet8.optimizer.to_dict() == {}
-  )
-  rates = {
-    spec.name: spec.tx
-    for spec in build._specs(config, lambda **keys: keys.get("learning_rate", 0.05), 10)
-  }
-  assert rates == {"convnet": 1.0, "resnet8": 0.05}
+  path.write_text(source + tail)
+  return path
+
+
+def test_the_text_after_the_colon_is_the_argument(tmp_path):
+  path = write(tmp_path / "one.py", TAKES_ONE)
+  assert load_config(f"{path}:7").seed == 7
+  with pytest.raises(ConfigError, match="missing a required argument: 'argument'"):
+    load_config(str(path))
+  write(path, TAKES_ONE.replace("argument)", "argument='3')", 1))
+  assert load_config(str(path)).seed == 3 and load_config(f"{path}:4").seed == 4
+
+
+def test_a_colon_may_belong_to_the_name_of_a_folder(tmp_path):
+  folder = tmp_path / "2026:11"
+  folder.mkdir()
+  source = TAKES_ONE.replace("argument)", "argument='3')", 1)
+  path = write(folder / "one.py", source)
+  assert load_config(str(path)).seed == 3
+  assert load_config(f"{path}:5").seed == 5
+  # What exists as such is meant, also where a part of it exists too.
+  (folder / "one.py:5").mkdir()
+  within = write(folder / "one.py:5" / "two.py", source.replace("'3'", "'4'"))
+  assert load_config(str(within)).seed == 4
+
+
+@pytest.mark.parametrize(
+  "tail, argument, message",
+  [
+    ("", "", r"config file '.*one.py' has no get_config\(\)$"),
+    ("\n\ndef get_config():\n  pass\n", "", "get_config returned NoneType, not a conf"),
+    ("\n\ndef get_config():\n  pass\n", ":a", "one.py' takes no argument, got 'a'$"),
+    (
+      "\n\ndef get_config(row='a'):\n  recipes.require_row(row, ['a', 'b'])\n",
+      ":c",
+      "one.py': argument must be one of a, b, got 'c'$",
+    ),
+  ],
+)
+def test_what_is_wrong_with_a_config_file_is_refused(tmp_path, tail, argument, message):
+  path = write(tmp_path / "one.py", tail)
+  with pytest.raises(ConfigError, match=message):
+    load_config(f"{path}{argument}")
+
+
+@pytest.mark.parametrize("path", ["nowhere.py", "nowhere.py:a"])
+def test_a_config_file_that_is_not_there(path):
+  with pytest.raises(ConfigError, match="there is no config file 'nowhere.py'$"):
+    load_config(path)
+
+
+# Checks.
+
+
+def test_the_table_is_every_config_beside_its_components():
+  config = default("digits", "independent")
+  of_components = sections.section_keys(config)
+  assert flatten(config).keys() == {key.name for key in KEYS} | of_components.keys()
+  for key in KEYS:
+    assert key.meaning and not key.name.endswith("."), key
+    assert flatten(config)[key.name] == key.default
+    assert key.allowed.check(key.default)
+  assert {key for key in HARMLESS if key != "data.dir"} <= {key.name for key in KEYS}
 
 
 @pytest.mark.parametrize(
   "assignment, message",
   [
-    ("cohort.convnet.optimizer.rate=1", "unknown key 'cohort.convnet.optimizer.rate'"),
-    (
-      "cohort.convnet.optimizer.learning_rate=fast",
-      "cohort.convnet.optimizer.learning_rate must be float, got 'fast'",
-    ),
     ("label_smoothing=1", r"label_smoothing must be in \[0, 1\), got 1.0"),
     ("ema_decay=-0.1", r"ema_decay must be in \[0, 1\), got -0.1"),
-    ("lerning_rate=1", "unknown key 'lerning_rate'"),
-    (
-      "optimizer.lerning_rate=1",
-      "unknown key 'optimizer.lerning_rate'; did you mean 'optimizer.learning_rate'",
-    ),
-    ("method.alhpa=1", "unknown key 'method.alhpa'; did you mean 'method.alpha'"),
-    ("methd.alpha=1", "unknown key 'methd.alpha'; did you mean 'method.alpha'"),
-    ("method=dml", "unknown key 'method'"),
-    ("epochs.x=1", "unknown key 'epochs.x'"),
-    ("batch_size=many", "batch_size must be int, got 'many'"),
-    ("batch_size=1.5", "batch_size must be int, got 1.5"),
-    ("optimizer.nesterov=1", "optimizer.nesterov must be bool, got 1"),
-    ("optimizer.learning_rate=True", "optimizer.learning_rate must be float, got True"),
-    ("perturb.resized_crop.scale=a,b", "perturb.resized_crop.scale must be float"),
     ("seed=-1", r"seed must be in 0..2\^31-1, got -1"),
-    ("seed=1099511627776", "seed must be in"),
+    ("seed=1099511627776", r"seed must be in 0..2\^31-1, got 1099511627776"),
+    ("batch_size=0", "batch_size must be at least 1, got 0"),
+    ("steps=-1", "steps must be at least 0, got -1"),
     ("epochs=-1", "epochs must be a finite number above 0, got -1.0"),
     ("epochs=nan", "epochs must be a finite number above 0, got nan"),
+    ("epochs=inf", "epochs must be a finite number above 0, got inf"),
     ("dtype=float16", "dtype must be float32 or bfloat16, got 'float16'"),
-    ("update_order=parallel", "update_order must be simultaneous or sequential"),
+    ("mapping=scan", "mapping must be auto, vmap or unroll, got 'scan'"),
+    ("update_order=parallel", "update_order must be simultaneous or sequential, got"),
+    ("perturb.space=hsv", "perturb.space must be pixel or normalized, got 'hsv'"),
     ("cohort.convnet.members=0", "cohort.convnet.members must be at least 1, got 0"),
-    ("method.name=dlm", "there is no method 'dlm'; did you mean 'dml'"),
-    (
-      "cohort.convnet.model=resnet_cifar.resnet33",
-      "there is no model 'resnet_cifar.resnet33'; did you mean 'resnet_cifar.resnet32'",
-    ),
-    ("seed", "'seed' is not of the form key=value"),
   ],
 )
-def test_bad_overrides_are_refused(assignment, message):
-  with pytest.raises(ConfigError, match=message):
+def test_values_out_of_range_are_refused(assignment, message):
+  with pytest.raises(ConfigError, match=f"^{message}"):
     load_config(DIGITS, [assignment])
+
+
+def test_epochs_do_not_count_beside_steps():
+  assert load_config(DIGITS, ["epochs=0", "steps=5"]).steps == 5
 
 
 def test_all_problems_are_told_at_once():
   config = load_config(DIGITS)
-  config.seed, config.batch_size = -1, 0
-  with pytest.raises(ConfigError, match="seed must be .*; batch_size must be"):
+  config.seed = -1
+  config.batch_size = 0
+  with pytest.raises(ConfigError, match="^batch_size must be .*; seed must be [^;]*$"):
     check_config(config)
 
 
 def test_keys_of_a_config_made_in_python_are_checked():
   config = load_config(DIGITS)
   config.optimizer.lr = 0.1
-  with pytest.raises(ConfigError, match="unknown key 'optimizer.lr'"):
-    check_config(config)
-  del config.optimizer.lr
+  del config.batch_size
   with config.ignore_type():
     config.epochs = "ten"
-  with pytest.raises(ConfigError, match="epochs must be float, got 'ten'"):
+  with pytest.raises(ConfigError) as caught:
+    check_config(config)
+  problems = str(caught.value).split("; ")
+  assert set(problems) == {
+    "unknown key 'optimizer.lr'",
+    "did you mean 'optimizer.learning_rate'?",
+    "epochs must be float, got 'ten' (str)",
+    "batch_size is missing",
+  }
+
+
+@pytest.mark.parametrize(
+  "section", ["data", "method", "optimizer", "perturb", "cohort"]
+)
+def test_a_section_that_is_missing_is_named(section):
+  config = load_config(DIGITS)
+  del config[section]
+  with pytest.raises(ConfigError, match=f"^{section}.* is missing"):
     check_config(config)
 
 
-def test_missing_config_file_and_missing_function(tmp_path):
-  with pytest.raises(ConfigError, match="there is no config file 'nowhere.py'"):
-    load_config("nowhere.py")
-  (tmp_path / "empty.py").write_text("x = 1\n")
-  with pytest.raises(ConfigError, match=r"has no get_config\(\)"):
-    load_config(str(tmp_path / "empty.py"))
+def test_a_cohort_without_groups_is_refused():
+  with pytest.raises(ConfigError, match="^cohort needs at least one group"):
+    check_config(default("digits", "independent"))
 
 
-def test_digest_and_differences_ignore_harmless_keys():
+# Differences.
+
+
+def saved(config):
+  """What `config.json` holds."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def test_harmless_keys_are_no_difference():
   plain = load_config(DIGITS)
   harmless = load_config(DIGITS, ["log_every=5 steps", "checkpoint_every=2 epochs"])
   other = load_config(DIGITS, ["seed=1", "method.alpha=0.5"])
   assert config_digest(plain) == config_digest(harmless) != config_digest(other)
-  assert config_differences(plain.to_dict(), harmless.to_dict()) == []
-  assert config_differences(plain.to_dict(), other.to_dict()) == [
+  assert config_differences(saved(plain), harmless) == []
+  assert config_differences(saved(plain), other) == [
     "method.alpha: there 1.0, here 0.5",
     "seed: there 0, here 1",
   ]
+
+
+def test_a_key_that_one_side_does_not_have_is_equal_at_its_default():
+  new = load_config(DIGITS)
+  old = saved(new)
+  del old["method"]["alpha"], old["views"], old["perturb"]["noise"]["stddev"]
+  del old["cohort"]["convnet"]["width"], old["optimizer"]["accumulate"]
+  assert config_differences(old, new) == []
+  assert config_differences(saved(new), sections.ConfigDict(old)) == []
+  assignments = ["method.alpha=0.5", "perturb.noise.stddev=0.3"]
+  assert config_differences(old, load_config(DIGITS, assignments)) == [
+    "method.alpha: there 'absent', here 0.5",
+    "perturb.noise.stddev: there 'absent', here 0.3",
+  ]
+
+
+def test_keys_of_components_that_are_not_in_use_are_no_difference():
+  new = load_config(DIGITS)
+  old = saved(new)
+  old["perturb"]["blur"] = {"sigma": [1.0, 2.0]}
+  old["optimizer"]["milestones"] = ["50%"]
+  assert config_differences(old, new) == []
+  old["perturb"]["haze"] = {"sigma": 1.0}
+  old["method"]["zeta"] = 1.0
+  assert config_differences(old, new) == [
+    "method.zeta: there 1.0, here 'absent'",
+    "perturb.haze.sigma: there 1.0, here 'absent'",
+  ]
+
+
+def test_another_component_is_one_difference():
+  other = load_config(DIGITS, ["method.name=dml", "optimizer.name=adamw"])
+  assert config_differences(saved(load_config(DIGITS)), other) == [
+    "method.name: there 'competitive', here 'dml'",
+    "optimizer.name: there 'sgd', here 'adamw'",
+  ]
+
+
+def test_a_group_that_names_what_the_run_has_is_no_difference():
+  plain = load_config(DIGITS)
+  named = load_config(DIGITS, ["cohort.convnet.optimizer.learning_rate=0.05"])
+  assert config_differences(saved(plain), named) == []
+  other = load_config(DIGITS, ["cohort.convnet.optimizer.learning_rate=0.1"])
+  assert config_differences(saved(plain), other) == [
+    "cohort.convnet.optimizer.learning_rate: there 'absent', here 0.1"
+  ]
+
+
+def test_a_component_that_cannot_be_found_any_more_is_a_difference():
+  new = load_config(DIGITS)
+  old = saved(new)
+  old["method"]["name"] = "gone:method"
+  assert "method.name: there 'gone:method', here 'competitive'" in config_differences(
+    old, new
+  )
+
+
+def test_a_new_perturbation_or_optimizer_changes_no_config(monkeypatch):
+  before = load_config(DIGITS)
+  for kind in ("perturb", "optimizers", "schedules"):
+    builtin = dict(registry._builtin(kind))
+    builtin["brand_new"] = next(iter(builtin.values()))
+    found = {**{k: registry._builtin(k) for k in registry.KINDS}, kind: builtin}
+    with monkeypatch.context() as patch:
+      patch.setattr(registry, "_builtin", found.__getitem__)
+      assert "brand_new" in registry.list_available(kind)
+      assert load_config(DIGITS).to_dict() == before.to_dict()

@@ -1,40 +1,38 @@
-"""The command line: bad input ends in one line, a code and no trace on the disk; every config runs."""
+"""The command line: bad input ends in one line, a code and no trace on the disk.
 
-import sys
+Every config runs.
+"""
 
 from absl.testing import flagsaver
 import numpy as np
 import pytest
 
-import jaxdistill
 from jaxdistill import main
-from jaxdistill.engine import sharding, train_step
-import jaxdistill.errors
-from jaxdistill.run import build
+from jaxdistill.core import registry
+from jaxdistill.engine import sharding
+from jaxdistill.engine.dispatch import epoch_order, make_dispatch
+from jaxdistill.errors import ConfigError
+from jaxdistill.run import build, trainer
 from jaxdistill.run.config import apply_overrides, load_config
 from tests.helpers import runs
 
 CONFIGS = sorted((runs.ROOT / "configs").glob("*.py"))
+DIGITS = runs.ROOT / "configs" / "digits_competitive.py"
 
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capfd):
-  """Runs the command line in this process; fails if it gets as far as compiling the step."""
+  """Runs the command line in this process; fails if it comes to compiling the step."""
 
-  def call(
-    *args, config=runs.ROOT / "configs" / "digits_competitive.py", workdir="run"
-  ):
-    def compiled(*_, **__):
-      raise AssertionError("compiled before refusing")
+  def compiled(*args, **kwargs):
+    del args, kwargs
+    raise AssertionError("compiled before refusing")
 
-    monkeypatch.setattr(step, "make_resident_step", compiled)
-    monkeypatch.setattr(
-      sys,
-      "argv",
-      ["main", f"--config={config}", f"--workdir={tmp_path / workdir}", *args],
-    )
+  def call(*args, config=DIGITS, workdir="run"):
+    argv = [f"--config={config}", f"--workdir={tmp_path / workdir}", *args]
+    monkeypatch.setattr(trainer, "make_dispatch", compiled)
     with flagsaver.flagsaver():
-      code = main.main()
+      code = main.main(argv)
     return code, capfd.readouterr().err
 
   return call
@@ -59,6 +57,10 @@ def save_arrays(path, **changes):
       ["--config.optimizer.lerning_rate=0.1"],
       "unknown key 'optimizer.lerning_rate'; did you mean 'optimizer.learning_rate'?",
     ),
+    (
+      ["--config.lr=0.1"],
+      "unknown key 'lr'; did you mean 'optimizer.learning_rate'?",
+    ),
     (["--config.epochs=ten"], "epochs must be float, got 'ten'"),
     (
       ["--config.optimizer.learning_rate=-0.1"],
@@ -67,6 +69,14 @@ def save_arrays(path, **changes):
     (
       ["--config.optimizer.learning_rate=nan"],
       "optimizer.learning_rate must be a finite number above 0, got nan",
+    ),
+    (
+      ["--config.optimizer.name=adamw", "--config.optimizer.b1=1"],
+      "optimizer.b1 must be at least 0 and less than 1, got 1.0",
+    ),
+    (
+      ["--config.optimizer.schedule=setp"],
+      "optimizer.schedule: there is no schedule 'setp'; did you mean 'step'?",
     ),
     (
       ["--config.method.temperature=0"],
@@ -130,7 +140,8 @@ def save_arrays(path, **changes):
     ),
     (
       ["--config.method.name=kdcl.general"],
-      "method kdcl.general needs examples that are not trained on: set holdout to their number",
+      "method kdcl.general needs examples that are not trained on: set holdout to "
+      "their number",
     ),
     (
       ["--config.method.name=kdcl.general", "--config.holdout=2000"],
@@ -146,7 +157,8 @@ def save_arrays(path, **changes):
     ),
     (
       ["--config.method.name=interval"],
-      "method: cycles of 10 + 30 epochs do not fit a run of 30 epochs: set epochs to 40 or 80",
+      "method: cycles of 10 + 30 epochs do not fit a run of 30 epochs: set epochs to "
+      "40 or 80",
     ),
     (
       ["--config.method.name=byot", "--config.method.stages=stage9"],
@@ -166,15 +178,18 @@ def save_arrays(path, **changes):
     ),
     (
       ["--config.cohort.resnet8.model=alexnet"],
-      "cohort.resnet8: the images have 8x8 pixels, this network needs 63 a side; some take stem='cifar'",
+      "cohort.resnet8: the images have 8x8 pixels, this network needs 63 a side; some "
+      "take stem='cifar'",
     ),
     (
       ["--config.cohort.resnet8.model=vit.vit_s"],
-      "cohort.resnet8: patch must divide the sides of the 8x8 input, got 16; resize can change them",
+      "cohort.resnet8: patch must divide the sides of the 8x8 input, got 16; resize "
+      "can change them",
     ),
     (
       ["--config.cohort.resnet8.optimizer.learning_rate=-1"],
-      "cohort.resnet8: optimizer.learning_rate must be a finite number above 0, got -1.0",
+      "cohort.resnet8.optimizer.learning_rate must be a finite number above 0, got "
+      "-1.0",
     ),
     (["--config.views=mine"], "views must be shared or per_member, got 'mine'"),
     (["--lr=1"], "command line: unknown argument '--lr=1'"),
@@ -188,20 +203,38 @@ def test_bad_input_is_refused_in_one_line(command, tmp_path, args, message):
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+  "config, message",
+  [
+    ("nowhere.py", "there is no config file 'nowhere.py'"),
+    (f"{DIGITS}:fast", "takes no argument, got 'fast'"),
+  ],
+)
+def test_a_bad_config_file_is_refused_in_one_line(command, tmp_path, config, message):
+  code, said = command(config=config)
+  assert code == 2 and message in said and said.count("\n") == 1
+  assert list(tmp_path.iterdir()) == []
+
+
 def test_one_member_is_not_a_competition(command, tmp_path):
-  (tmp_path / "one.py").write_text(runs.CONFIG.replace("members=2", "members=1"))
-  code, said = command(config=tmp_path / "one.py")
-  assert (
-    code == 2
-    and "method competitive needs at least 2 members, the cohort has 1" in said
-  )
+  path = tmp_path / "one.py"
+  path.write_text(runs.CONFIG.replace("members=2", "members=1"))
+  code, said = command(config=path)
+  message = "method competitive needs at least 2 members, the cohort has 1"
+  assert code == 2 and message in said
 
 
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"labels_train": np.full(64, 100)}, "label 100 of example 0 is outside 0..99"),
-    ({"labels_test": np.arange(24) - 1}, "label -1 of example 0 is outside 0..99"),
+    (
+      {"labels_train": np.full(64, 100)},
+      "label 100 of example 0 is outside 0..99",
+    ),
+    (
+      {"labels_test": np.arange(24) - 1},
+      "label -1 of example 0 is outside 0..99",
+    ),
     ({"labels_train": np.arange(64) + 0.5}, "labels must be integers"),
     (
       {"images_test": np.zeros((24, 31, 32, 3), np.uint8)},
@@ -234,96 +267,100 @@ def test_unwritable_workdir(command, tmp_path):
   assert code == 4 and "cannot be written" in said and said.count("\n") == 1
 
 
-def test_help_lists_flags_and_components(monkeypatch, capfd):
-  monkeypatch.setattr(sys, "argv", ["main", "--help"])
-  assert main.main() == 0
+def test_help_lists_flags_and_components(capfd):
+  assert main.main(["--help"]) == 0
   said = capfd.readouterr().out
-  assert (
-    "--workdir" in said
-    and "methods: byot, competitive, dml, ffsd, independent" in said
-    and "resnet_cifar.resnet32" in said
-  )
+  assert "--workdir" in said
+  for kind in registry.KINDS:
+    assert f"{kind}: {', '.join(registry.list_available(kind))}" in said
 
 
-def test_no_config_and_debug(command, monkeypatch, capfd):
-  monkeypatch.setattr(sys, "argv", ["main"])
+def test_no_config_and_debug(command, capfd):
   with flagsaver.flagsaver(config=None):
-    assert main.main() == 2 and "no --config given" in capfd.readouterr().err
-  with pytest.raises(jaxdistill.errors.ConfigError):
+    assert main.main([]) == 2
+  assert "no --config given" in capfd.readouterr().err
+  with pytest.raises(ConfigError):
     command("--debug", "--config.seed=-1")
 
 
-# A network that compiles quickly in the place of each; MobileNet's is another architecture than ResNet's.
-CONVNET, TOKENS = ("model=small.convnet", "width=4"), ("dim=8", "depth=1", "resize=0")
-SHALLOW = {
-  "small": (),
-  "resnet": CONVNET,
-  "resnet_cifar": CONVNET,
-  "vgg": CONVNET,
-  "wide_resnet": ("depth=8", "widen=1"),
-  "mobilenet": ("model=resnet_cifar.resnet8", "width=4"),
-  "alexnet": ("model=resnet_cifar.resnet8", "width=4"),
-  "vit": ("model=vit", *TOKENS, "heads=2"),
+# Networks that compile quickly in the place of others; where a recipe names parameters,
+# or members must differ, those of their kind.
+CONVNET = ("model=small.convnet", "width=4")
+RESNET = ("model=resnet_cifar.resnet8", "width=4")
+TOKENS = ("dim=8", "depth=1", "resize=0")
+QUICK = {
+  "alexnet": RESNET,
   "ceit": ("model=ceit", *TOKENS, "heads=2"),
+  "mobilenet": RESNET,
+  "small": (),
   "vim": ("model=vim", *TOKENS, "state=2"),
+  "vit": ("model=vit", *TOKENS, "heads=2"),
+  "wide_resnet": ("depth=8", "widen=1"),
 }
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_config_runs_two_steps(path, tmp_path):
-  """With its method, optimiser and mix of architectures, but shallow networks, few images and few perturbations."""
-  config = load_config(str(path))
+def quick(config, images):
+  """Makes a run quick: few images and steps, one perturbation, shallow networks."""
   overrides = ["steps=2", "batch_size=16", "perturb.every=1", "mesh.devices=1"]
   if config.data.name != "digits":
-    data = save_arrays(
-      tmp_path / "data.npz",
-      labels_train=np.arange(64) % 8,
-      labels_test=np.arange(24) % 8,
-    )
-    overrides += ["data.name=npz", f"data.path={data}", "data.num_classes=8"]
-  if (
-    config.perturb.ops and path.stem != "cifar100_competitive"
-  ):  # each one takes its time to compile
-    overrides += [f"perturb.ops={config.perturb.ops[0]}"]
-  if path.stem.startswith(
-    "imagenet"
-  ):  # what is left of the differences to the pair on CIFAR: it compiles only once
+    overrides += ["data.name=npz", f"data.path={images}", "data.num_classes=8"]
+    # What is left to differ between recipes for one cohort; it compiles only once.
     overrides += ["augment.padding=4", "epochs=100"]
+  if len(config.perturb.ops) > 1:
+    # Each takes its time to compile.
+    overrides += [f"perturb.ops={config.perturb.ops[0]}"]
   if config.holdout:
     overrides += ["holdout=16"]
-  if "independent_epochs" in config.method:  # a run of whole cycles
-    overrides += [
-      "steps=4",
-      "batch_size=32",
-      "method.independent_epochs=1",
-      "method.distillation_epochs=1",
-    ]
+  if "independent_epochs" in config.method:
+    # Whole cycles.
+    overrides += ["steps=4", "batch_size=32"]
+    overrides += ["method.independent_epochs=1", "method.distillation_epochs=1"]
   for name, group in config.cohort.items():
-    overrides += [
-      f"cohort.{name}.{change}" for change in SHALLOW[group.model.split(".")[0]]
-    ]
+    family = group.model.partition(".")[0]
+    for change in QUICK.get(family, CONVNET):
+      overrides.append(f"cohort.{name}.{change}")
   apply_overrides(config, overrides)
+
+
+def config_rows():
+  """Every config file, with the first of its rows for the fast suite."""
+  for path in CONFIGS:
+    rows = getattr(registry.load_file(str(path)), "ROWS", ())
+    yield pytest.param(str(path), id=path.stem)
+    for row in rows[1:]:
+      name = f"{path.stem}:{row}"
+      yield pytest.param(f"{path}:{row}", id=name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("path", list(config_rows()))
+def test_every_config_runs_two_steps(path, tmp_path):
+  """With its method, optimiser and mix of architectures."""
+  images = save_arrays(
+    tmp_path / "data.npz", labels_train=np.arange(64) % 8, labels_test=np.arange(24) % 8
+  )
+  config = load_config(path)
+  quick(config, images)
   experiment = build.build(config)
-  per_epoch, mesh, state = experiment.plan.per_epoch, experiment.mesh, experiment.init()
+  mesh = experiment.mesh
+  steps_per_epoch = experiment.clock.steps_per_epoch
   splits = {"train": sharding.put_replicated(mesh, tuple(experiment.dataset.train))}
   if experiment.dataset.holdout:
-    splits["holdout"] = sharding.put_replicated(mesh, tuple(experiment.dataset.holdout))
-  run = step.make_resident_step(
+    holdout = tuple(experiment.dataset.holdout)
+    splits["holdout"] = sharding.put_replicated(mesh, holdout)
+  dispatch = make_dispatch(
     experiment.train_step,
     mesh,
     batch_size=config.batch_size,
-    steps_per_epoch=per_epoch,
+    steps_per_epoch=steps_per_epoch,
     steps_per_dispatch=1,
   )
-  for number in range(config.steps):
-    if number % per_epoch == 0:
-      state = experiment.surveyor.run(state, splits, number // per_epoch)
-    state, metrics = run(
-      state, *splits["train"], step.epoch_order(state.key, 0, len(splits["train"][1]))
-    )
+
+  state = experiment.init()
+  for step in range(config.steps):
+    if step % steps_per_epoch == 0:
+      state = experiment.surveyor.run(state, splits, step // steps_per_epoch)
+    order = epoch_order(state.key, 0, len(experiment.dataset.train.label))
+    state, metrics = dispatch(state, *splits["train"], order)
     losses = np.asarray(metrics["loss"].value())
-    assert (
-      losses.shape == (sum(g.members for g in config.cohort.values()),)
-      and np.isfinite(losses).all()
-    )
+    assert losses.shape == (len(experiment.members),) and np.isfinite(losses).all()
   assert int(state.step) == config.steps

@@ -1,0 +1,45 @@
+r"""Competitive Distillation between transformers, or state space models, on ImageNet.
+
+Shi et al., Table 2.
+
+    FILE=configs/imagenet_competitive_transformers.py
+    DATA=--config.data.path=ARRAYS.npz
+    python -m jaxdistill.main --config=configs/imagenet_competitive_transformers.py \
+      $DATA
+    python -m jaxdistill.main --config=$FILE:vim $DATA
+
+The paper's top-1 in per cent:
+
+| argument                          | alone        | DML          | competitive  |
+|-----------------------------------|--------------|--------------|--------------|
+| vit_ceit (default): CeiT-B, ViT-B | 85.47, 84.25 | 85.79, 85.34 | 86.08, 86.27 |
+| vim: two Vim-S                    | 80.46        | 81.23, 81.37 | 81.83, 82.04 |
+
+Not yet run in full.
+
+Reads arrays of 224-pixel images, which have to fit into memory: there is no loader yet
+that streams ImageNet, nor its random resized crops. Recipe: DeiT's with stochastic
+depth 0.1 and batch 128; 300 epochs.
+"""
+
+from jaxdistill.run import recipes
+from jaxdistill.run.config import group, perturbation
+
+ROWS = ("vit_ceit", "vim")
+NO_DECAY = {
+  "vit_ceit": ("pos_layer_embed",),
+  "vim": ("A_log", "A_b_log", "D", "D_b"),
+}
+
+
+def get_config(networks="vit_ceit"):
+  recipes.require_row(networks, ROWS)
+  config = recipes.imagenet("competitive")
+  recipes.transformer(config, no_decay=NO_DECAY[networks])
+  config.perturb = perturbation()
+  if networks == "vim":
+    config.cohort.vim = group("vim.vim_s", members=2, drop_path=0.1)
+  else:
+    config.cohort.ceit = group("ceit.ceit_b", drop_path=0.1)
+    config.cohort.vit = group("vit.vit_b", drop_path=0.1)
+  return config

@@ -1,0 +1,294 @@
+"""Overrides of a config on the command line: `key.of.a.section=value`.
+
+Those that name a component come first, as they bring its keys along; the others then
+set keys, each to a value of the key's type.
+"""
+
+import ast
+from collections.abc import Iterable, Mapping
+import re
+from typing import Any
+
+from jaxdistill.core import registry
+from jaxdistill.errors import ConfigError, naming, require
+from jaxdistill.run.keys import Key, with_type
+from jaxdistill.run.sections import (
+  COMPONENTS,
+  ConfigDict,
+  operation,
+  operation_keys,
+  optimizer_keys,
+  section_keys,
+  switch_component,
+  switch_network,
+  switch_operations,
+  switch_optimizer,
+)
+
+_NAMES = re.compile(
+  r"(data|method)\.name"
+  r"|cohort\.[^.]+\.model"
+  r"|(cohort\.[^.]+\.)?optimizer\.(name|schedule)"
+  r"|perturb\.ops"
+)
+
+# How people write what Python writes differently, or not at all.
+_WORDS = {
+  "true": True,
+  "false": False,
+  "nan": float("nan"),
+  "inf": float("inf"),
+  "-inf": float("-inf"),
+}
+
+
+def apply_overrides(config: ConfigDict, assignments: Iterable[str]) -> None:
+  """Applies `key.of.a.section=value` assignments, those that name a component first.
+
+  Raises:
+    ConfigError: for an unknown key, naming the nearest one, or a value of another type.
+  """
+  names = []
+  values = []
+  for assignment in assignments:
+    key, equals, text = assignment.partition("=")
+    require(bool(equals), f"{assignment!r} is not of the form key=value")
+    chosen = names if _NAMES.fullmatch(key) else values
+    chosen.append((key, text))
+  for key, text in names:
+    _choose(config, key, text)
+  known = known_keys(config)
+  for key, text in values:
+    require(key in known, unknown(key, known))
+    section, leaf = _find(config, key)
+    section[leaf] = parse(key, text, known[key].example)
+
+
+def known_keys(config: ConfigDict) -> dict[str, Key]:
+  """Returns the keys that overrides may set, by their dotted names."""
+  of_components = section_keys(config)
+  sections = {key.partition(".")[0] for key in of_components}
+  known = {}
+  for name, value in flatten(config).items():
+    # Of the other keys, those that are there, with their values as examples.
+    if name.partition(".")[0] not in sections:
+      known[name] = Key(name, value)
+  return known | of_components
+
+
+def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+  """Returns dotted key -> value; tuples become lists, as in JSON."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, (dict, ConfigDict)):
+      flat |= flatten(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = _plain(value)
+  return flat
+
+
+def _plain(value: Any) -> Any:
+  """Returns a tuple, and those in it, as lists."""
+  if isinstance(value, (tuple, list)):
+    return [_plain(part) for part in value]
+  return value
+
+
+def _find(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
+  """Returns the section that a known key is in, and its name there."""
+  *path, leaf = key.split(".")
+  section = config
+  for part in path:
+    section = section[part]
+  return section, leaf
+
+
+# Names of components.
+
+
+def _choose(config: ConfigDict, key: str, text: str) -> None:
+  """Puts another component in the place of one that the config names.
+
+  Raises:
+    ConfigError: if there is no such component.
+  """
+  match key.split("."):
+    case ["cohort", name, *_] if name not in config.cohort:
+      raise ConfigError(unknown(key, known_keys(config)))
+    case ["cohort", name, "model"]:
+      group = config.cohort[name]
+      if text != group.model:
+        with naming(key):
+          config.cohort[name] = ConfigDict(switch_network(group, text))
+    case ["cohort", name, "optimizer", part]:
+      config.cohort[name].optimizer[part] = text
+      _drop_foreign(config, name)
+    case ["optimizer", part]:
+      names = {"name": config.optimizer.name, "schedule": config.optimizer.schedule}
+      names[part] = text
+      config.optimizer = ConfigDict(switch_optimizer(config.optimizer, **names))
+      for name in config.cohort:
+        _drop_foreign(config, name)
+    case ["perturb", "ops"]:
+      _choose_operations(config, text)
+    case [section, "name"]:
+      if text != config[section].name:
+        with naming(key):
+          switched = switch_component(config[section], COMPONENTS[section], text)
+        config[section] = ConfigDict(switched)
+
+
+def _drop_foreign(config: ConfigDict, name: str) -> None:
+  """Drops the keys of a group that an optimiser chosen in its place does not have."""
+  own = config.cohort[name].optimizer
+  allowed = optimizer_keys(
+    own.get("name", config.optimizer.name),
+    own.get("schedule", config.optimizer.schedule),
+    section=f"cohort.{name}.optimizer",
+  )
+  for key in list(own):
+    if key not in allowed:
+      del own[key]
+
+
+def _choose_operations(config: ConfigDict, text: str) -> None:
+  """Chooses another pool: `mixup,my_lab.ops:fog(density=0.3)`."""
+  ops = []
+  strengths = {}
+  for entry in _entries(text):
+    op, keywords = _parse_operation(entry)
+    ops.append(op)
+    strengths[operation(op)] = keywords
+  keys = operation_keys(ops)
+  config.perturb = ConfigDict(switch_operations(config.perturb, ops))
+  for name, keywords in strengths.items():
+    for keyword, value in keywords.items():
+      key = f"perturb.{name}.{keyword}"
+      require(
+        keyword in keys[name],
+        f"unknown key {key!r}{registry.nearest(keyword, keys[name])}",
+      )
+      example = keys[name][keyword].example
+      config.perturb[name][keyword] = with_type(key, value, example)
+
+
+def _entries(text: str) -> list[str]:
+  """Splits a list at its commas outside of brackets; a Python tuple will do as well."""
+  value = _literal(text)
+  if isinstance(value, (tuple, list)):
+    return [str(part) for part in value]
+  entries = [""]
+  depth = 0
+  for character in text:
+    depth += character in "(["
+    depth -= character in ")]"
+    if character == "," and not depth:
+      entries.append("")
+    else:
+      entries[-1] += character
+  return [entry.strip() for entry in entries if entry.strip()]
+
+
+def _parse_operation(entry: str) -> tuple[str, dict[str, Any]]:
+  """Returns the name of an operation and the keywords behind it in brackets.
+
+  Raises:
+    ConfigError: if they are not of the form key=value.
+  """
+  name, bracket, arguments = entry.partition("(")
+  if not bracket:
+    return name, {}
+  keywords = {}
+  try:
+    call = ast.parse(f"operation({arguments}", mode="eval").body
+    if not isinstance(call, ast.Call) or call.args:
+      raise ValueError("no keywords")
+    for keyword in call.keywords:
+      keywords[str(keyword.arg)] = ast.literal_eval(keyword.value)
+  except (SyntaxError, ValueError) as error:
+    raise ConfigError(
+      f"perturb.ops: {entry!r} is not of the form name(key=value, ...)"
+    ) from error
+  return name.strip(), keywords
+
+
+# Values.
+
+
+def parse(key: str, text: str, example: Any) -> Any:
+  """Returns the value that a text stands for.
+
+  Args:
+    key: its name, for the error.
+    text: from the command line.
+    example: a value of the key's type.
+
+  Raises:
+    ConfigError: if it is of another type.
+  """
+  if isinstance(example, str):
+    return text
+  value = _literal(text)
+  if isinstance(example, (tuple, list)) and not isinstance(value, (tuple, list)):
+    value = tuple(part.strip() for part in text.split(",") if part.strip())
+  return with_type(key, value, example)
+
+
+def _literal(text: str) -> Any:
+  """Returns what a text is in Python, or the text itself."""
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return _WORDS.get(text.lower(), text)
+
+
+# Unknown keys.
+
+
+def unknown(key: str, known: Mapping[str, Key]) -> str:
+  """Returns the line that refuses an unknown key, with what was probably meant."""
+  return f"unknown key {key!r}{_hint(key, known)}"
+
+
+def _hint(key: str, known: Mapping[str, Key]) -> str:
+  """Returns what was probably meant, or what there is."""
+  section, _, leaf = key.rpartition(".")
+  below = [name for name in known if name.startswith(f"{key}.")]
+  siblings = [name for name in known if name.rpartition(".")[0] == section]
+
+  # A section is not a value; its first key is the name of its component.
+  if below:
+    return f": it is a section; did you mean {below[0]!r}?"
+
+  # An operation that is not in the pool has no keys.
+  operations = registry.list_available("perturb")
+  if section.startswith("perturb.") and operation(section[8:]) in operations:
+    return f": {section[8:]} is not in the pool: add it to perturb.ops"
+
+  # The section may be left out.
+  meant = registry.SYNONYMS.get(leaf, leaf)
+  if not section and meant in _leaves(known):
+    return f"; did you mean {_shallowest(meant, known)!r}?"
+
+  found = registry.closest(leaf, _leaves(siblings))
+  if found:
+    return f"; did you mean {_join(section, found)!r}?"
+  found = registry.closest(leaf, _leaves(known))
+  if found and not section:
+    return f"; did you mean {_shallowest(found, known)!r}?"
+  return registry.nearest(key, siblings or known)
+
+
+def _join(section: str, leaf: str) -> str:
+  return f"{section}.{leaf}" if section else leaf
+
+
+def _leaves(keys: Iterable[str]) -> list[str]:
+  """Returns the last parts of dotted names."""
+  return [key.rpartition(".")[2] for key in keys]
+
+
+def _shallowest(leaf: str, known: Mapping[str, Key]) -> str:
+  """Returns the key of that last part with the fewest sections around it."""
+  found = [key for key in known if key.rpartition(".")[2] == leaf]
+  return min(found, key=lambda key: key.count("."))

@@ -1,0 +1,468 @@
+"""Sections of a config that name components.
+
+`data`, `method`, a group of the `cohort`, `optimizer` and `perturb` hold the keywords
+of what they name, and no others; `augment` holds those of the one augmentation. A
+config thus holds what its run uses, and a new component needs no change here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import ml_collections
+
+from jaxdistill.core import registry
+from jaxdistill.errors import ConfigError, naming, require
+from jaxdistill.inputs import augment, perturb
+from jaxdistill.inputs.perturb import pool
+from jaxdistill.optim import Chain
+from jaxdistill.run.keys import (
+  REQUIRED,
+  Key,
+  at_least,
+  choice,
+  filled,
+  function_keys,
+  parameter_keys,
+  with_type,
+)
+
+if TYPE_CHECKING:
+
+  class ConfigDict(ml_collections.ConfigDict):
+    """For the type checker, which cannot know the types of keys."""
+
+    def __getattr__(self, attribute: str) -> Any:
+      """Returns a section, or the value of a key."""
+
+    def __getitem__(self, key: str) -> Any:
+      """Returns a section, or the value of a key."""
+else:
+  ConfigDict = ml_collections.ConfigDict
+
+COMPONENTS = {"data": "data", "method": "methods"}
+"""Sections that hold a name and the keywords of what it names, and nothing else."""
+
+GROUP_KEYS = (
+  Key("model", REQUIRED, "name of the network", annotation=str),
+  Key("members", 1, "how many of it", at_least(1)),
+  Key(
+    "init",
+    "",
+    "files of published weights to start from: one for all members, or one for each, "
+    "separated by commas; empty starts from random weights",
+  ),
+)
+"""The keys of every group, beside the keywords of its network and `optimizer`."""
+
+PERTURB_KEYS = (
+  Key("ops", (), "names of the operations in the pool; without any, none is applied"),
+  Key(
+    "space",
+    "pixel",
+    "where operations are applied: to pixels in [0, 1], or after normalisation",
+    choice("pixel", "normalized"),
+  ),
+)
+"""The keys of `perturb`, beside the keywords of the pool and of its operations."""
+
+AUGMENT_KEYS = function_keys(augment.pad_crop_flip, "fill")
+
+
+def component_keys(kind: str, name: str) -> dict[str, Key]:
+  """Returns the keywords of a component.
+
+  Args:
+    kind: a key of `registry.KINDS`.
+    name: registry name.
+
+  Raises:
+    ConfigError: if there is no such component.
+  """
+  return parameter_keys(registry.keywords(kind, name))
+
+
+def component(kind: str, name: str, **overrides: Any) -> ConfigDict:
+  """Returns the section of a component: its name and every keyword of its factory.
+
+  Args:
+    kind: "data" or "methods".
+    name: registry name.
+    **overrides: keywords that differ from their defaults.
+
+  Raises:
+    ConfigError: for an unknown name or keyword, or a required one that is not given.
+  """
+  keys = component_keys(kind, name)
+  return ConfigDict({"name": name, **_complete(name, keys, overrides)})
+
+
+def group(
+  model: str,
+  members: int = 1,
+  init: str = "",
+  optimizer: Mapping[str, Any] | None = None,
+  **overrides: Any,
+) -> ConfigDict:
+  """Returns the section of a group: `members` networks of one architecture.
+
+  Args:
+    model: registry name, or "package.module:factory".
+    members: how many.
+    init: published weights to start from, see `pretrained.load`: one path for all
+      members, or one for each, separated by commas; "" starts from random ones.
+    optimizer: keys of the section `optimizer` that differ for this group.
+    **overrides: keywords of the factory that differ from their defaults.
+
+  Raises:
+    ConfigError: for an unknown name or keyword, or a required one that is not given.
+  """
+  keys = component_keys("models", model)
+  return ConfigDict(
+    {
+      "model": model,
+      "members": members,
+      "init": init,
+      "optimizer": dict(optimizer or {}),
+      **_complete(model, keys, overrides),
+    }
+  )
+
+
+def network_keys(section: ConfigDict) -> dict[str, Any]:
+  """Returns what determines the network of a group.
+
+  Its registry name as "model", and the keywords of its factory.
+  """
+  keys = section.to_dict()
+  for other in ("members", "init", "optimizer"):
+    keys.pop(other, None)
+  return keys
+
+
+# The optimiser.
+
+
+def optimizer_keys(
+  name: str, schedule: str, section: str = "optimizer"
+) -> dict[str, Key]:
+  """Returns the keys of every optimiser, of this one and of its schedule.
+
+  Args:
+    name: of the optimiser.
+    schedule: its name.
+    section: of the config, for errors.
+
+  Raises:
+    ConfigError: for an unknown name, or a keyword that two of them have.
+  """
+  keys = {}
+  for field, default in Chain._field_defaults.items():
+    keys[field] = Key(field, default, annotation=Chain.__annotations__[field])
+  for part, kind, chosen in (
+    ("name", "optimizers", name),
+    ("schedule", "schedules", schedule),
+  ):
+    with naming(f"{section}.{part}"):
+      own = component_keys(kind, chosen)
+      for key in own:
+        require(
+          key not in keys,
+          f"{chosen} has a keyword {key!r}, but that is another key of the section: "
+          "rename the keyword",
+        )
+    keys.update(own)
+  return keys
+
+
+def optimizer(
+  name: str = "sgd", schedule: str = "step", **overrides: Any
+) -> ConfigDict:
+  """Returns the section of the optimiser.
+
+  The keys that go with all of them, its own keywords and its schedule's.
+
+  Args:
+    name: registry name of the optimiser.
+    schedule: registry name of the schedule.
+    **overrides: keys that differ from their defaults.
+
+  Raises:
+    ConfigError: for an unknown name or key, or a required one that is not given.
+  """
+  keys = optimizer_keys(name, schedule)
+  values = {"name": name, "schedule": schedule, **overrides}
+  return ConfigDict(_complete("optimizer", keys, values))
+
+
+def switch_optimizer(
+  section: Mapping[str, Any], *, name: str, schedule: str
+) -> dict[str, Any]:
+  """Returns the keys of a section `optimizer` with another optimiser or schedule.
+
+  Those that go with all of them stay. Keywords of one name and type go along if they
+  were changed from their default: SGD's 0.9 must not become RMSProp's momentum.
+
+  Args:
+    section: the keys before.
+    name: of the optimiser after.
+    schedule: its name after.
+  """
+  keys = optimizer_keys(name, schedule)
+  kept = {key: section[key] for key in Chain._fields if key in section}
+  kept |= {"name": name, "schedule": schedule}
+  for kind, old, new in (
+    ("optimizers", section["name"], name),
+    ("schedules", section["schedule"], schedule),
+  ):
+    before = component_keys(kind, old)
+    changed = {}
+    for key in before:
+      if key in section and (old == new or section[key] != before[key].default):
+        changed[key] = section[key]
+    kept |= changed if old == new else _fitting(component_keys(kind, new), changed)
+  return filled(keys, kept)
+
+
+def group_optimizer(
+  section: Mapping[str, Any], differing: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns all keys of an optimiser that differs from the run's in some of them.
+
+  Args:
+    section: the run's section `optimizer`.
+    differing: those keys; they may name another optimiser or schedule.
+  """
+  switched = switch_optimizer(
+    section,
+    name=differing.get("name", section["name"]),
+    schedule=differing.get("schedule", section["schedule"]),
+  )
+  return {**switched, **differing}
+
+
+# The perturbation.
+
+
+def operation(op: str) -> str:
+  """Returns the name of an operation's subsection: that of its function."""
+  return op.rpartition(":")[2]
+
+
+def operation_keys(ops: Sequence[str]) -> dict[str, dict[str, Key]]:
+  """Returns subsection -> keywords of every operation in a pool.
+
+  Raises:
+    ConfigError: for an unknown operation, or two that would have one subsection.
+  """
+  taken = perturb_keys()
+  found = {}
+  for op in ops:
+    subsection = operation(op)
+    with naming("perturb.ops"):
+      require(
+        subsection not in found and subsection not in taken,
+        f"{op!r} would be another perturb.{subsection}: give every operation once, "
+        "and a function of your own a name of its own",
+      )
+      found[subsection] = component_keys("perturb", op)
+  return found
+
+
+def perturb_keys() -> dict[str, Key]:
+  """Returns the keys of `perturb` that go with every pool."""
+  keys = {key.name: key for key in PERTURB_KEYS}
+  return keys | function_keys(pool.make_perturb, "num_members")
+
+
+def perturbation(
+  ops: Sequence[str] = perturb.DEFAULT_POOL, **overrides: Any
+) -> ConfigDict:
+  """Returns the section of the stochastic perturbation.
+
+  Args:
+    ops: the operations in the pool, each "name" or "package.module:function"; an empty
+      tuple turns perturbation off.
+    **overrides: `every`, `member`, `label_mix`, `space`, or a dict of strengths under
+      an operation's name, which is the function's for one of your own.
+
+  Raises:
+    ConfigError: for an unknown operation or key, or a required one that is not given.
+  """
+  common = perturb_keys()
+  operations = operation_keys(ops)
+  for key in overrides:
+    known = [*common, *operations]
+    require(key in known, f"perturb has no key {key!r}{registry.nearest(key, known)}")
+  given = {key: value for key, value in overrides.items() if key in common}
+  section = filled(common, {"ops": tuple(ops), **given})
+  for name, keys in operations.items():
+    section[name] = _complete(name, keys, overrides.get(name, {}))
+  return ConfigDict(section)
+
+
+# Other components in the place of those that a section names.
+
+
+def switch_component(section: ConfigDict, kind: str, name: str) -> dict[str, Any]:
+  """Returns the keys of `data` or `method` with another component.
+
+  Keywords of one name and type keep their values.
+  """
+  keys = component_keys(kind, name)
+  return {"name": name, **filled(keys, _fitting(keys, section))}
+
+
+def switch_network(section: ConfigDict, model: str) -> dict[str, Any]:
+  """Returns the keys of a group with another network, which starts from random ones.
+
+  Keywords of one name and type keep their values.
+  """
+  keys = component_keys("models", model)
+  return {
+    "model": model,
+    "members": section.members,
+    "init": "",
+    "optimizer": section.optimizer,
+    **filled(keys, _fitting(keys, section)),
+  }
+
+
+def switch_operations(section: ConfigDict, ops: Sequence[str]) -> dict[str, Any]:
+  """Returns the keys of `perturb` with another pool.
+
+  Operations that were in it keep their strengths.
+  """
+  switched = filled(perturb_keys(), section.to_dict()) | {"ops": tuple(ops)}
+  for op, keys in zip(ops, operation_keys(ops).values(), strict=True):
+    kept = section[operation(op)] if op in section.ops else {}
+    switched[operation(op)] = filled(keys, kept)
+  return switched
+
+
+def _fitting(
+  keys: Mapping[str, Key], values: Mapping[str, Any] | ConfigDict
+) -> dict[str, Any]:
+  """Returns the values whose name and type are those of a key.
+
+  A keyword of the same name may be something else there, such as a factor and a number
+  of channels.
+  """
+  fitting = {}
+  for name, key in keys.items():
+    if name in values and type(values[name]) is type(key.example):
+      fitting[name] = values[name]
+  return fitting
+
+
+def _complete(
+  owner: str, keys: Mapping[str, Key], values: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns a value for every key: the given one or the default.
+
+  Raises:
+    ConfigError: for a value without a key, or a required key without a value.
+  """
+  for name in values:
+    if name not in keys:
+      raise ConfigError(f"{owner} has no key {name!r}{registry.nearest(name, keys)}")
+  result = filled(keys, values)
+  missing = [name for name in keys if name not in result]
+  require(not missing, f"{owner} needs {', '.join(missing)}")
+  return result
+
+
+# All of them.
+
+
+def section_keys(config: ConfigDict) -> dict[str, Key]:
+  """Returns the keys that a config's components bring along, by their dotted names.
+
+  Args:
+    config: a configuration; other keys than the names of components may be absent.
+
+  Raises:
+    ConfigError: for the name of a component that is missing or unknown.
+  """
+  found = {}
+
+  def add(prefix: str, keys: Mapping[str, Key]) -> None:
+    for name, key in keys.items():
+      found[f"{prefix}.{name}"] = key
+
+  for section, kind in COMPONENTS.items():
+    name = _named(config, section, "name")
+    add(section, {"name": Key("name", REQUIRED, annotation=str)})
+    with naming(f"{section}.name"):
+      add(section, component_keys(kind, name))
+
+  name = _named(config, "optimizer", "name")
+  schedule = _named(config, "optimizer", "schedule")
+  add("optimizer", optimizer_keys(name, schedule))
+
+  for name in _section(config, "cohort"):
+    section = f"cohort.{name}"
+    model = _named(config, section, "model")
+    add(section, {key.name: key for key in GROUP_KEYS})
+    with naming(f"{section}.model"):
+      add(section, component_keys("models", model))
+    add(f"{section}.optimizer", _group_optimizer_keys(config, name))
+
+  add("perturb", perturb_keys())
+  for name, keys in operation_keys(_pool(config)).items():
+    add(f"perturb.{name}", keys)
+
+  add("augment", AUGMENT_KEYS)
+  return found
+
+
+def _group_optimizer_keys(config: ConfigDict, name: str) -> dict[str, Key]:
+  """Returns the keys that may differ for a group; defaults are those of the run."""
+  run = config.optimizer
+  own = config.cohort[name].get("optimizer", {})
+  chosen = {part: own.get(part, run[part]) for part in ("name", "schedule")}
+  section = f"cohort.{name}.optimizer"
+  allowed = optimizer_keys(**chosen, section=section)
+  inherited = switch_optimizer(run, **chosen) | {
+    "name": run.name,
+    "schedule": run.schedule,
+  }
+  keys = {}
+  for key, entry in allowed.items():
+    default = inherited.get(key, entry.default)
+    keys[key] = entry._replace(default=default, optional=True)
+  return keys
+
+
+def _section(config: ConfigDict, path: str) -> ConfigDict:
+  """Returns a section.
+
+  Raises:
+    ConfigError: if it is missing.
+  """
+  found = config
+  for part in path.split("."):
+    require(part in found and isinstance(found[part], ConfigDict), f"{path} is missing")
+    found = found[part]
+  return found
+
+
+def _named(config: ConfigDict, path: str, key: str) -> str:
+  """Returns the name that a section gives to its component.
+
+  Raises:
+    ConfigError: if it is missing, or no text.
+  """
+  section = _section(config, path)
+  require(key in section, f"{path}.{key} is missing")
+  return with_type(f"{path}.{key}", section[key], "")
+
+
+def _pool(config: ConfigDict) -> tuple[str, ...]:
+  """Returns the operations that `perturb` names.
+
+  Raises:
+    ConfigError: if they are missing, or no texts.
+  """
+  section = _section(config, "perturb")
+  require("ops" in section, "perturb.ops is missing")
+  return with_type("perturb.ops", section.ops, ("",))
