@@ -38,7 +38,7 @@ def inline_code(page: Path) -> list[str]:
 
 
 def run(page: Path, folder: Path) -> dict[str, Any]:
-  """Runs the Python blocks of a page in order; call it in `folder`, with that on the path.
+  """Runs the Python blocks of a page in order, in `folder`, which is to be on the path.
 
   A block whose first line is a comment with the name of a file is written there as
   that file, for the others to import; all others share one namespace, which is

@@ -39,7 +39,7 @@ def config_arguments(page):
 
 def repository_files(page):
   """Files and folders of the repository that a page names in backquotes."""
-  roots = "jaxdistill|tests|benchmarks|docs|configs"
+  roots = "jaxdistill|tests|benchmarks|docs"
   return [
     text
     for text in pages.inline_code(page)
@@ -48,11 +48,17 @@ def repository_files(page):
 
 
 def links(page):
-  """Targets of a page's relative links and figures."""
+  """Targets of a page's relative links and figures, below the repository's root."""
+  folder = page.parent.relative_to(runs.ROOT)
   targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", pages.prose(page))
-  return [
-    str((page.parent / target).resolve()) for target in targets if "://" not in target
-  ]
+  return [str(folder / target) for target in targets if "://" not in target]
+
+
+def anchors(page):
+  """A page's links to headings: page below the repository's root, and the anchor."""
+  folder = page.parent.relative_to(runs.ROOT)
+  targets = re.findall(r"\]\(([\w/.]+#[\w-]+)\)", pages.prose(page))
+  return [str(folder / target) for target in targets]
 
 
 def training_commands(page):
@@ -74,6 +80,15 @@ def own_files(workplace):
       if re.fullmatch(r"# \w+\.py", first):
         (workplace / first.removeprefix("# ")).write_text(source)
   return workplace
+
+
+def test_no_two_pages_show_a_file_of_one_name():
+  files = []
+  for page in RUNNABLE:
+    for source in pages.blocks(page, "python"):
+      files += re.findall(r"\A# (\w+\.py)\n", source)
+  assert files
+  assert len(files) == len(set(files))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +117,14 @@ def test_files_of_the_repository_exist(path):
 @pytest.mark.parametrize("path", every(links))
 def test_links_lead_somewhere(path):
   assert (runs.ROOT / path).exists()
+
+
+@pytest.mark.parametrize("target", every(anchors))
+def test_anchors_name_headings(target):
+  path, _, anchor = target.partition("#")
+  headings = re.findall(r"^#+ (.*)$", pages.prose(runs.ROOT / path), re.MULTILINE)
+  slugs = [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
+  assert anchor in slugs
 
 
 @pytest.mark.parametrize("command", every(training_commands))
@@ -145,13 +168,27 @@ def test_methods_named_on_their_page_exist():
 
 def test_networks_named_on_their_page_exist():
   text = (runs.ROOT / "docs" / "networks.md").read_text()
-  rows = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+  _, _, after = text.partition("| name | what it is |")
+  table, _, _ = after.partition("\n\n")
+  rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
   assert rows
+  available = set(registry.list_available("models"))
   for row in rows:
     names = re.findall(r"`([\w.]+)`", row)
     family = names[0].split(".")[0]
     for name in names:
-      assert {name, f"{family}.{name}"} & set(registry.list_available("models")), name
+      assert {name, f"{family}.{name}"} & available, name
+
+
+@pytest.mark.parametrize(
+  ["key", "kind"],
+  [("optimizer.name", "optimizers"), ("optimizer.schedule", "schedules")],
+)
+def test_optimisers_and_schedules_named_on_the_page_of_networks_exist(key, kind):
+  text = (runs.ROOT / "docs" / "networks.md").read_text()
+  (row,) = re.findall(rf"^\| `{key}` \| (.*) \|$", text, re.MULTILINE)
+  names = [name for name in re.findall(r"`([\w:.]+)`", row) if ":" not in name]
+  assert set(names) <= set(registry.list_available(kind))
 
 
 def test_a_key_that_does_not_exist_would_be_found(own_files, monkeypatch):
