@@ -5,7 +5,14 @@ of arrays for any JAX code. `train` runs a whole experiment, `load_config` reads
 config file, `load` loads a member that it trained.
 """
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+  from jaxdistill.run.config import load_config
+  from jaxdistill.run.member import load
+  from jaxdistill.run.trainer import train
 
 __all__ = ["load", "load_config", "train"]
 

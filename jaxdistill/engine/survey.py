@@ -4,6 +4,7 @@ They are for methods whose targets or weights come from one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -75,7 +76,8 @@ class Surveyor:
     for number, survey in enumerate(self._surveys):
       if survey.due(epoch):
         memory = self._run(number, survey, state, *splits[survey.split])
-        state = state.replace(method=state.method.replace(memory=memory))
+        method = dataclasses.replace(state.method, memory=memory)
+        state = dataclasses.replace(state, method=method)
     return state
 
   def _run(

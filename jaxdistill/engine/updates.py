@@ -1,6 +1,7 @@
 """The two orders of updates: all members at once, or one after the other."""
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -196,7 +197,7 @@ def _join_turns(objectives: Sequence[Objective]) -> Objective:
     else:
       metrics[name] = value
   member = own([objective.member for objective in objectives])
-  return last.replace(member=member, metrics=metrics)
+  return dataclasses.replace(last, member=member, metrics=metrics)
 
 
 ORDERS: dict[str, Callable[[Problem], Solution]] = {

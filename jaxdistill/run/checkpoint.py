@@ -16,6 +16,7 @@ import shutil
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -46,7 +47,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _is_key(x: Any) -> bool:
-  return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+  return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _raw_keys(tree: PyTree) -> PyTree:

@@ -8,7 +8,7 @@ PyTorch's order.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import traverse_util
 import numpy as np
@@ -61,6 +61,11 @@ def stack(members: Sequence[InitialWeights]) -> dict[VariablePath, np.ndarray]:
   }
 
 
+def _flatten(variables: PyTree) -> dict[VariablePath, Any]:
+  """Returns path -> array, or its shape, of every variable."""
+  return traverse_util.flatten_dict(variables)
+
+
 def _published_name(path: VariablePath) -> str:
   """Returns the name that a variable has in published files."""
   _, *modules, leaf = path
@@ -80,7 +85,7 @@ def shapes(variables: PyTree) -> dict[str, tuple[int, ...]]:
   Args:
     variables: of a network: arrays, or their shapes.
   """
-  flat = traverse_util.flatten_dict(variables)
+  flat = _flatten(variables)
   return {
     _published_name(path): _published_shape(path, x.shape) for path, x in flat.items()
   }
@@ -89,7 +94,7 @@ def shapes(variables: PyTree) -> dict[str, tuple[int, ...]]:
 def to_published(variables: PyTree) -> dict[str, np.ndarray]:
   """Returns published name -> array in PyTorch's layout."""
   published = {}
-  for path, x in traverse_util.flatten_dict(variables).items():
+  for path, x in _flatten(variables).items():
     x = np.asarray(x)
     if path[-1] == "kernel":
       x = np.transpose(x, _AXES[x.ndim])
@@ -103,7 +108,7 @@ def from_published(tensors: Mapping[str, np.ndarray], variables: PyTree) -> PyTr
   Variables that have no published array stay as they are.
   """
   filled = {}
-  for path, x in traverse_util.flatten_dict(variables).items():
+  for path, x in _flatten(variables).items():
     tensor = tensors.get(_published_name(path))
     if tensor is None:
       filled[path] = x
@@ -193,6 +198,6 @@ def load(path: str, variables: PyTree, num_classes: int) -> InitialWeights:
   require(not told, f"init {path} does not fit the network: {told}")
 
   fitting = {name: tensor for name, tensor in tensors.items() if name not in head}
-  filled = traverse_util.flatten_dict(from_published(fitting, variables))
+  filled = _flatten(from_published(fitting, variables))
   arrays = {path: x for path, x in filled.items() if _published_name(path) not in head}
   return InitialWeights(arrays=arrays, missing_head=", ".join(sorted(head)))

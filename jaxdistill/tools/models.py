@@ -64,13 +64,13 @@ def describe(name: str) -> Description:
 
   variables = jax.eval_shape(init)
   with as_written():
-    lowered = jax.jit(logits).lower(variables, image)
+    cost = jax.jit(logits).lower(variables, image).cost_analysis() or {}
   shapes = jax.eval_shape(features, variables, image)
   return Description(
     side=side,
     classes=classes,
     parameters=sum(x.size for x in jax.tree.leaves(variables["params"])),
-    flops=lowered.cost_analysis()["flops"],
+    flops=cost["flops"],
     # Dicts come back sorted; people read from shallow to deep.
     features={key: shapes[key].shape[1:] for key in sorted(shapes, key=_depth)},
   )
