@@ -5,6 +5,7 @@ and batch statistics are global under `jit`, so results do not depend on the num
 devices beyond rounding.
 """
 
+import dataclasses
 import logging
 import os
 from typing import Any
@@ -87,7 +88,7 @@ def state_sharding(mesh: Mesh, state: PyTree) -> Any:
 
   def place(x):
     if is_table(x):
-      return Table(shard_over_rows(mesh))
+      return dataclasses.replace(x, rows=shard_over_rows(mesh))
     return replicated(mesh)
 
   return jax.tree.map(place, state, is_leaf=is_table)
