@@ -2,11 +2,20 @@
 
 import numpy as np
 
-from jaxdistill import data as datasets
+from jaxdistill.data import Dataset, checked
 
 
-def cifar(*, examples: int = 5000, num_classes: int = 100) -> datasets.Dataset:
-  """Makes `examples` random training images and a tenth as many test images."""
+def cifar(*, examples: int = 5000, num_classes: int = 100) -> Dataset:
+  """Returns `examples` random training images and a tenth as many test images."""
   rng = np.random.default_rng(0)
-  split = lambda n: (rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), rng.integers(0, num_classes, n))
-  return datasets.checked("random", split(examples), split(examples // 10), num_classes)
+
+  def split(count: int) -> tuple[np.ndarray, np.ndarray]:
+    images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    return images, rng.integers(0, num_classes, count)
+
+  return checked(
+    "random",
+    train=split(examples),
+    test=split(examples // 10),
+    num_classes=num_classes,
+  )

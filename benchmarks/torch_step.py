@@ -1,4 +1,7 @@
-"""The competitive step of equal CIFAR ResNets as a PyTorch user would write it: eager, data on the device."""
+"""The competitive step of equal CIFAR ResNets as a PyTorch user would write it.
+
+Eager, with the data on the device.
+"""
 
 import time
 
@@ -8,7 +11,6 @@ import torch.nn.functional as F
 
 
 class Block(nn.Module):
-
   def __init__(self, inputs, outputs, stride):
     super().__init__()
     self.stride, self.extra = stride, outputs - inputs
@@ -19,12 +21,14 @@ class Block(nn.Module):
   def forward(self, x):
     y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
     if self.extra:
-      x = F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.extra // 2, self.extra // 2))
+      x = F.pad(
+        x[:, :, :: self.stride, :: self.stride],
+        (0, 0, 0, 0, self.extra // 2, self.extra // 2),
+      )
     return F.relu(x + y)
 
 
 class ResNet(nn.Module):
-
   def __init__(self, depth, num_classes, width):
     super().__init__()
     blocks, inputs = [], width
@@ -33,7 +37,9 @@ class ResNet(nn.Module):
         outputs = width * 2**stage
         blocks.append(Block(inputs, outputs, 2 if stage and not block else 1))
         inputs = outputs
-    self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    self.stem = nn.Sequential(
+      nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    )
     self.blocks, self.head = nn.Sequential(*blocks), nn.Linear(inputs, num_classes)
 
   def forward(self, x):
@@ -45,39 +51,70 @@ def _augment(x):
   size, device = x.shape[0], x.device
   x = F.pad(x, (4, 4, 4, 4))
   along = torch.arange(32, device=device)
-  flipped = torch.where(torch.rand(size, 1, device=device) < 0.5, 31 - along[None], along[None])
+  flipped = torch.where(
+    torch.rand(size, 1, device=device) < 0.5, 31 - along[None], along[None]
+  )
   columns = flipped + torch.randint(0, 9, (size, 1), device=device)
   rows = along[None] + torch.randint(0, 9, (size, 1), device=device)
-  picked = x.permute(0, 2, 3, 1)[torch.arange(size, device=device)[:, None, None], rows[:, :, None], columns[:, None]]
+  picked = x.permute(0, 2, 3, 1)[
+    torch.arange(size, device=device)[:, None, None], rows[:, :, None], columns[:, None]
+  ]
   return (picked.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
 
 
+def _optimizer(net, keys, device):
+  return torch.optim.SGD(
+    net.parameters(),
+    keys.learning_rate,
+    keys.momentum,
+    nesterov=keys.nesterov,
+    weight_decay=keys.weight_decay,
+    fused=device == "cuda",
+  )
+
+
+def _competitive_loss(logits, features, labels):
+  """Cross-entropies, and the distances of the others to the member with the lowest."""
+  ce = torch.stack([F.cross_entropy(z.float(), labels) for z in logits])
+  winner = int(ce.argmin())
+  teacher = F.log_softmax(logits[winner].float(), 1).detach()
+  target = features[winner].float().detach()
+  loss = ce.sum()
+  for i in range(len(logits)):
+    if i == winner:
+      continue
+    student = F.log_softmax(logits[i].float(), 1)
+    loss = loss + F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    loss = loss + F.mse_loss(features[i].float(), target)
+  return loss
+
+
 def variant(config, num_classes, examples):
-  """Returns (run one step, 1, seconds of the first step) for a config whose cohort is one group of CIFAR ResNets."""
+  """Builds the step for a config whose cohort is one group of CIFAR ResNets.
+
+  Returns:
+    (run one step, 1, seconds of the first step).
+  """
   (group,) = config.cohort.values()
   depth = int(group.model.rpartition("resnet")[2])
   device = "cuda" if torch.cuda.is_available() else "cpu"
   dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
-  nets = [ResNet(depth, num_classes, group.width).to(device) for _ in range(group.members)]
-  setting = config.optimizer
-  optimizers = [torch.optim.SGD(net.parameters(), setting.learning_rate, setting.momentum, nesterov=setting.nesterov,
-                                weight_decay=setting.weight_decay, fused=device == "cuda") for net in nets]
-  images = torch.randint(0, 256, (examples, 3, 32, 32), dtype=torch.uint8, device=device)
+  nets = []
+  for _ in range(group.members):
+    nets.append(ResNet(depth, num_classes, group.width).to(device))
+  optimizers = [_optimizer(net, config.optimizer, device) for net in nets]
+  size = (examples, 3, 32, 32)
+  images = torch.randint(0, 256, size, dtype=torch.uint8, device=device)
   labels = torch.randint(0, num_classes, (examples,), device=device)
 
   def step():
     index = torch.randint(0, examples, (config.batch_size,), device=device)
-    x, y = _augment(images[index]), labels[index]
+    x = _augment(images[index])
     with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-      logits, features = zip(*(net(x) for net in nets))
-    ce = torch.stack([F.cross_entropy(z.float(), y) for z in logits])
-    winner = int(ce.argmin())
-    teacher = F.log_softmax(logits[winner].float(), 1).detach()
-    loss = ce.sum()
-    for i, (z, f) in enumerate(zip(logits, features)):
-      if i != winner:
-        loss = loss + F.kl_div(F.log_softmax(z.float(), 1), teacher, reduction="batchmean", log_target=True)
-        loss = loss + F.mse_loss(f.float(), features[winner].float().detach())
+      outputs = [net(x) for net in nets]
+    logits = [output[0] for output in outputs]
+    features = [output[1] for output in outputs]
+    loss = _competitive_loss(logits, features, labels[index])
     for optimizer in optimizers:
       optimizer.zero_grad()
     loss.backward()

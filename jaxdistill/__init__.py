@@ -1,4 +1,4 @@
-"""jaxdistill: cohorts of image classifiers that teach each other, in one jitted JAX step.
+"""Cohorts of image classifiers that teach each other, in one jitted JAX step.
 
 `jaxdistill.losses`, `jaxdistill.targets` and `jaxdistill.metrics` are plain functions
 of arrays for any JAX code. `train` runs a whole experiment, `load_config` reads its

@@ -1,9 +1,9 @@
 """Trains a cohort from a config file.
 
-    python -m jaxdistill.main --config=configs/digits_competitive.py --config.epochs=5 --workdir=runs/try
+    python -m jaxdistill.main --config=configs/digits_competitive.py --workdir=runs/try
 
-`--config.any.key=value` overrides a key of the config. The same command with the same
-workdir resumes.
+`--config.any.key=value` overrides a key of the config, such as `--config.epochs=5`. The
+same command with the same workdir resumes.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ _USAGE = (
 
 
 def _stop_on_signals() -> Callable[[], bool]:
-  """Turns the first SIGTERM or Ctrl-C into a request to save and stop; the second one kills."""
+  """Turns SIGTERM or Ctrl-C into a request to save and stop; a second one kills."""
   received = []
 
   def remember(number, frame):
@@ -39,7 +39,8 @@ def _stop_on_signals() -> Callable[[], bool]:
     received.append(number)
     signal.signal(number, signal.SIG_DFL)
     print(
-      "jaxdistill: stopping: the state is saved after the current step; once more stops at once",
+      "jaxdistill: stopping: the state is saved after the current step; once more "
+      "stops at once",
       file=sys.stderr,
     )
 

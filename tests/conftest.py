@@ -1,4 +1,7 @@
-"""Strict settings for every test: eight CPU devices, no silent broadcasting, fixed seeds, a shared compile cache."""
+"""Strict settings for every test.
+
+Eight CPU devices, no silent broadcasting, fixed seeds, a shared compile cache.
+"""
 
 from tests.helpers import settings
 
@@ -22,8 +25,12 @@ def rng():
 @pytest.fixture
 def golden():
   """Loads a file of numbers from the methods' released code."""
+
   def load(name):
-    return dict(np.load(os.path.join(os.path.dirname(__file__), "golden", f"{name}.npz")))
+    return dict(
+      np.load(os.path.join(os.path.dirname(__file__), "golden", f"{name}.npz"))
+    )
+
   return load
 
 
@@ -31,6 +38,8 @@ def golden():
 def case(rng):
   """Logits of three members, features and labels."""
   logits = jnp.asarray(rng.normal(size=(3, 8, 5)), jnp.float32)
-  features = {"pooled": jnp.asarray(rng.normal(size=(3, 8, 4)), jnp.float32),
-              "stage1": jnp.asarray(rng.normal(size=(3, 8, 2, 2, 4)), jnp.float32)}
+  features = {
+    "pooled": jnp.asarray(rng.normal(size=(3, 8, 4)), jnp.float32),
+    "stage1": jnp.asarray(rng.normal(size=(3, 8, 2, 2, 4)), jnp.float32),
+  }
   return logits, rng.integers(0, 5, 8), features

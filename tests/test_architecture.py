@@ -35,7 +35,7 @@ def module_of(path):
 
 
 def own_imports(path):
-  """Modules of this package that a file imports, as tuples of parts below the package."""
+  """Modules of this package that a file imports, as parts of their names."""
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.ImportFrom):
       parts = (node.module or "").split(".")
@@ -91,7 +91,7 @@ def test_files_import_in_no_circle():
     if module in done or module not in graph:
       return
     for imported in graph[module]:
-      # Importing a file of the same folder runs the folder's __init__, which may import it in turn.
+      # Importing a file runs its folder's __init__, which may import the file.
       if imported != module[: len(imported)]:
         visit(imported, [*trail, module])
     done.add(module)

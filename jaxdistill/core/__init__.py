@@ -1,0 +1,1 @@
+"""What every room speaks of: types, the protocol of a method, keys, names."""

@@ -49,7 +49,10 @@ class Perturbed(NamedTuple):
 
 
 class Op(Protocol):
-  """A perturbation: (key, image f32[B, H, W, 3] in [0, 1]) -> Perturbed, images still in [0, 1]."""
+  """A perturbation: (key, image f32[B, H, W, 3]) -> Perturbed.
+
+  Images are in [0, 1] and stay there.
+  """
 
   def __call__(self, key: jax.Array, image: jax.Array, /) -> Perturbed:
     """Perturbs a batch of images; every draw comes from the key."""
@@ -84,7 +87,7 @@ class Perturbation:
     return self.weight < 1
 
   def mix(self, values: jax.Array, axis: int = 0) -> jax.Array:
-    """Mixes what belongs to the images as the images were mixed: w * own + (1 - w) * partner's.
+    """Mixes what belongs to the images as they were mixed: w * own + (1 - w) * other.
 
     Args:
       values: an array with the batch along `axis`, such as label distributions [B, C].
@@ -121,7 +124,7 @@ class Views:
 
   @property
   def label(self) -> jax.Array:
-    """The targets without smoothing, f32[M, B, C]: what members are compared and measured on."""
+    """The targets without smoothing, on which members are measured: f32[M, B, C]."""
     if not self.smoothing:
       return self.target
     num_classes = self.target.shape[-1]
@@ -175,7 +178,7 @@ class Outputs:
 
   @property
   def peers(self) -> jax.Array:
-    """Whether member i (row) and another member j (column) are both finite: bool[M, M]."""
+    """Who is whose peer, bool[M, M]: two different members, both of them finite."""
     others = ~jnp.eye(self.alive.size, dtype=bool)
     return self.alive[:, None] & self.alive[None, :] & others
 
@@ -204,7 +207,7 @@ class Group:
 
   @property
   def evaluated(self) -> tuple[PyTree, PyTree]:
-    """(params, stats) that are evaluated and kept: the averaged ones where there are any."""
+    """(params, stats) that are evaluated and kept: averaged ones if there are any."""
     if self.average:
       return self.average["params"], self.average["stats"]
     return self.params, self.stats
@@ -212,7 +215,13 @@ class Group:
 
 @struct.dataclass
 class MethodState:
-  """A method's own state: trained (`params`, `opt`) or remembered (`memory`, any pytree)."""
+  """A method's own state.
+
+  Attributes:
+    params: what is trained, by an optimiser of the method's own.
+    opt: state of that optimiser.
+    memory: what is remembered, any pytree.
+  """
 
   params: PyTree
   opt: PyTree
@@ -240,7 +249,11 @@ class TrainState:
 
 @struct.dataclass
 class Table:
-  """Per-example memory of a method: rows [N, ...]; the type tells placement to shard it over N."""
+  """Per-example memory of a method; the type itself says that it is sharded over N.
+
+  Attributes:
+    rows: [N, ...], N rounded up to a number that devices can share evenly.
+  """
 
   rows: jax.Array
 
@@ -266,14 +279,22 @@ class Objective:
 
 @struct.dataclass
 class Mean:
-  """A mean in the making: merged by addition, so that a masked remainder stays exact."""
+  """A mean in the making: merged by addition, so a masked remainder stays exact.
+
+  Attributes:
+    total: weighted sum.
+    count: sum of the weights.
+  """
 
   total: jax.Array
   count: jax.Array
 
   @classmethod
   def of(cls, values: jax.Array, weights: jax.Array | None = None, axis=None) -> "Mean":
-    """Sums `values` times `weights` over `axis`; weight zero leaves a value out, even if it is not finite."""
+    """Sums `values` times `weights` over `axis`.
+
+    Weight zero leaves a value out, even if it is not finite.
+    """
     values = jnp.asarray(values, jnp.float32)
     if weights is None:
       weights = jnp.ones_like(values)
@@ -282,6 +303,7 @@ class Mean:
     return cls(jnp.sum(counted * weights, axis), jnp.sum(weights, axis))
 
   def __add__(self, other: "Mean") -> "Mean":
+    """Merges two means."""
     return Mean(self.total + other.total, self.count + other.count)
 
   def value(self) -> jax.Array:
@@ -292,7 +314,7 @@ class Mean:
 
 
 class Augment(Protocol):
-  """Classic augmentation: (key, image uint8 or f32 [B, H, W, 3]) -> f32[B, H, W, 3] in [0, 1]."""
+  """Classic augmentation: image uint8 or f32 [B, H, W, 3] -> f32, in [0, 1]."""
 
   def __call__(self, key: jax.Array, image: jax.Array, /) -> jax.Array:
     """Augments every image of a batch by a draw of its own."""

@@ -1,4 +1,8 @@
-"""Data sets: a file for each, and the checked host arrays that they load."""
+"""Data sets: a file for each, and the checked host arrays that they load.
+
+A data set of one's own is a function with keyword-only arguments, annotated with
+`-> Dataset`, in any module that can be imported; it returns `checked(...)`.
+"""
 
 from jaxdistill.data._dataset import (
   Dataset,

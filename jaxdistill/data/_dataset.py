@@ -1,14 +1,28 @@
 """An image classification data set as checked host arrays."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdistill.errors import DataError, require
 
+Channels = tuple[float, float, float]
+"""A number for each of the three colour channels."""
+
+# A float64 copy of all of CIFAR, as a plain `std` makes it, takes more than a gigabyte.
+_BLOCK = 1000
+
+_MIN_STD = 1e-3
+
 
 class Split(NamedTuple):
-  """One split: image uint8[N, H, W, 3], label int32[N]; the row is the example's stable index."""
+  """One split of a data set.
+
+  Attributes:
+    image: uint8[N, H, W, 3].
+    label: int32[N]; the row is the example's stable index.
+  """
 
   image: np.ndarray
   label: np.ndarray
@@ -34,94 +48,24 @@ class Dataset(NamedTuple):
   train: Split
   test: Split
   num_classes: int
-  mean: tuple[float, float, float]
-  std: tuple[float, float, float]
+  mean: Channels
+  std: Channels
   holdout: Split | None = None
   class_names: tuple[str, ...] = ()
   stable_index: bool = True
 
 
-def _one_array(name: str, images) -> np.ndarray:
-  """Returns images as one array; a list or an object array may hide images of several shapes."""
-  if not isinstance(images, np.ndarray) or images.dtype == object:
-    shapes = [np.shape(image) for image in images]
-    odd = next((row for row, shape in enumerate(shapes) if shape != shapes[0]), None)
-    if odd is not None:
-      raise DataError(
-        f"{name}: image {odd} is {list(shapes[odd])} but image 0 is {list(shapes[0])}: bring "
-        "all images to one shape"
-      )
-    images = np.stack(images) if shapes else np.empty(0)
-  if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-    raise DataError(
-      f"{name}: images must be uint8[N, H, W, 3] in 0..255, got {images.dtype}"
-      f"{list(images.shape)}: convert them first (repeat a gray channel three times)"
-    )
-  return images
-
-
-def _checked_split(name: str, images, labels, num_classes: int) -> Split:
-  images, labels = _one_array(name, images), np.asarray(labels)
-  if labels.shape != images.shape[:1]:
-    raise DataError(
-      f"{name}: {images.shape[0]} images but labels of shape {list(labels.shape)}: give one "
-      "label to each image"
-    )
-  if not images.size:
-    raise DataError(f"{name}: there are no images in it")
-  if not np.issubdtype(labels.dtype, np.integer):
-    whole = np.issubdtype(labels.dtype, np.floating)
-    row = int(np.argmax(labels != np.floor(labels))) if whole else 0
-    raise DataError(
-      f"{name}: labels must be integers, got {labels.dtype} (example {row}: {labels[row]}): "
-      "store class numbers as an integer type"
-    )
-  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-  if wrong.size:
-    raise DataError(
-      f"{name}: label {labels[wrong[0]]} of example {wrong[0]} is outside 0..{num_classes - 1} "
-      f"({wrong.size} such labels): fix the data or the number of classes"
-    )
-  return Split(np.ascontiguousarray(images), labels.astype(np.int32))
-
-
-def channel_statistics(
-  images: np.ndarray,
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Measures per-channel mean and standard deviation.
-
-  Args:
-    images: uint8[N, H, W, 3].
-
-  Returns:
-    mean and standard deviation of each channel, in [0, 1]; a constant channel gets
-    1e-3, to divide by.
-  """
-  total, squares = np.zeros(3, np.int64), np.zeros(3, np.int64)
-  # In blocks: the float64 copy that a plain `std` makes of CIFAR takes more than a
-  # gigabyte.
-  for start in range(0, len(images), 1000):
-    pixels = images[start : start + 1000].reshape(-1, 3).astype(np.int64)
-    total += pixels.sum(0)
-    squares += (pixels * pixels).sum(0)
-  count = images.size // 3
-  mean = total / count
-  std = np.sqrt(np.maximum(squares / count - mean * mean, 0))
-  return tuple(float(m) for m in mean / 255), tuple(
-    max(float(s), 1e-3) for s in std / 255
-  )
-
-
 def checked(
   name: str,
-  train: tuple,
-  test: tuple,
+  train: tuple[Any, Any],
+  test: tuple[Any, Any],
   num_classes: int,
-  mean: tuple[float, float, float] | None = None,
-  std: tuple[float, float, float] | None = None,
+  mean: Channels | None = None,
+  std: Channels | None = None,
   where: str = "",
+  class_names: Sequence[str] = (),
 ) -> Dataset:
-  """Checks shapes, types, counts and label ranges on the host, and builds the `Dataset`.
+  """Returns a data set, after checking shapes, types, counts and label ranges.
 
   Out-of-range labels have to be caught here: inside a compiled step they give a NaN
   loss with finite gradients, or silently mean the last class.
@@ -131,9 +75,15 @@ def checked(
     train: (images uint8[N, H, W, 3], integer labels [N]).
     test: likewise.
     num_classes: C.
-    mean, std: per-channel statistics in [0, 1]; measured on the training split when
-      None.
+    mean: per-channel mean in [0, 1].
+    std: per-channel standard deviation in [0, 1]; both are measured on the training
+      split when one of them is None.
     where: file or folder that the arrays came from, for errors.
+    class_names: names of the C classes, in the order of the labels; empty where they
+      are not known.
+
+  Returns:
+    The data set, labels as int32.
 
   Raises:
     DataError: naming split, example, value and allowed range.
@@ -141,45 +91,163 @@ def checked(
   source = f"{name} ({where})" if where else name
   train_split = _checked_split(f"{source} train", *train, num_classes)
   test_split = _checked_split(f"{source} test", *test, num_classes)
-  if train_split.image.shape[1:] != test_split.image.shape[1:]:
+  train_shape = train_split.image.shape[1:]
+  test_shape = test_split.image.shape[1:]
+  if train_shape != test_shape:
     raise DataError(
-      f"{source}: training images are {list(train_split.image.shape[1:])}, test images "
-      f"{list(test_split.image.shape[1:])}: bring them to one shape"
+      f"{source}: training images are {list(train_shape)}, test images "
+      f"{list(test_shape)}: bring them to one shape"
+    )
+  if len(class_names) not in (0, num_classes):
+    raise DataError(
+      f"{source}: {len(class_names)} class names for {num_classes} classes: give one "
+      "name to each class, or none"
     )
   if mean is None or std is None:
     mean, std = channel_statistics(train_split.image)
-  return Dataset(name, train_split, test_split, num_classes, mean, std)
+  return Dataset(
+    name=name,
+    train=train_split,
+    test=test_split,
+    num_classes=num_classes,
+    mean=mean,
+    std=std,
+    class_names=tuple(class_names),
+  )
+
+
+def _checked_split(name: str, images: Any, labels: Any, num_classes: int) -> Split:
+  """Returns a split; raises DataError for images and labels that do not make one."""
+  images = _one_array(name, images)
+  labels = np.asarray(labels)
+  if labels.shape != images.shape[:1]:
+    raise DataError(
+      f"{name}: {images.shape[0]} images but labels of shape {list(labels.shape)}: "
+      "give one label to each image"
+    )
+  if not images.size:
+    raise DataError(f"{name}: there are no images in it")
+  _require_integers(name, labels)
+
+  wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+  if wrong.size:
+    row = wrong[0]
+    raise DataError(
+      f"{name}: label {labels[row]} of example {row} is outside 0..{num_classes - 1} "
+      f"({wrong.size} such labels): fix the data or the number of classes"
+    )
+  return Split(image=np.ascontiguousarray(images), label=labels.astype(np.int32))
+
+
+def _one_array(name: str, images: Any) -> np.ndarray:
+  """Returns images as one array; a list may hide images of several shapes."""
+  if not isinstance(images, np.ndarray) or images.dtype == object:
+    images = _stacked(name, list(images))
+  if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+    raise DataError(
+      f"{name}: images must be uint8[N, H, W, 3] in 0..255, got {images.dtype}"
+      f"{list(images.shape)}: convert them first (repeat a gray channel three times)"
+    )
+  return images
+
+
+def _stacked(name: str, images: list[Any]) -> np.ndarray:
+  """Stacks images of one shape."""
+  if not images:
+    return np.empty(0)
+  first = np.shape(images[0])
+  for row, image in enumerate(images):
+    shape = np.shape(image)
+    if shape != first:
+      raise DataError(
+        f"{name}: image {row} is {list(shape)} but image 0 is {list(first)}: bring all "
+        "images to one shape"
+      )
+  return np.stack(images)
+
+
+def _require_integers(name: str, labels: np.ndarray) -> None:
+  """Raises DataError unless labels have an integer type, naming the first offender."""
+  if np.issubdtype(labels.dtype, np.integer):
+    return
+  row = 0
+  if np.issubdtype(labels.dtype, np.floating):
+    row = int(np.argmax(labels != np.floor(labels)))
+  raise DataError(
+    f"{name}: labels must be integers, got {labels.dtype} (example {row}: "
+    f"{labels[row]}): store class numbers as an integer type"
+  )
+
+
+def channel_statistics(images: np.ndarray) -> tuple[Channels, Channels]:
+  """Measures per-channel mean and standard deviation.
+
+  Args:
+    images: uint8[N, H, W, 3].
+
+  Returns:
+    mean and standard deviation of each channel, in [0, 1]; a constant channel gets
+    1e-3, to divide by.
+  """
+  # Whole numbers: the sums are exact, whatever the number of images.
+  total = np.zeros(3, np.int64)
+  squares = np.zeros(3, np.int64)
+  for start in range(0, len(images), _BLOCK):
+    pixels = images[start : start + _BLOCK].reshape(-1, 3).astype(np.int64)
+    total += pixels.sum(axis=0)
+    squares += (pixels * pixels).sum(axis=0)
+
+  count = images.size // 3
+  mean = total / count
+  variance = np.maximum(squares / count - mean * mean, 0)
+  std = np.maximum(np.sqrt(variance) / 255, _MIN_STD)
+  return _as_channels(mean / 255), _as_channels(std)
+
+
+def _as_channels(values: np.ndarray) -> Channels:
+  """Returns three numbers as a tuple of plain floats."""
+  red, green, blue = values.tolist()
+  return red, green, blue
 
 
 def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
-  """Takes examples out of the training split, drawn at random and equally many of each class.
+  """Moves examples from the training split to `holdout`, equally many of each class.
 
-  The classes that give one more, where the count is no multiple of C, are drawn too.
-  The others keep their order and are numbered anew.
+  They are drawn at random. Where the count is no multiple of C, the classes that give
+  one more are drawn too. The remaining training examples keep their order and are
+  numbered anew.
 
   Args:
     dataset: the data set.
     count: number of examples to take; 0 takes none.
     seed: of the draw: the same seed takes the same examples.
 
+  Returns:
+    The data set with the two splits.
+
   Raises:
-    ConfigError: if a class has too few examples to give its share and keep one.
+    ConfigError: if a class has too few examples to give its quota and keep one.
   """
   if not count:
     return dataset
-  rng, label = np.random.default_rng(seed), dataset.train.label
-  share = np.full(dataset.num_classes, count // dataset.num_classes)
-  share[rng.permutation(dataset.num_classes)[: count % dataset.num_classes]] += 1
-  taken = np.zeros(len(label), bool)
-  for c in range(dataset.num_classes):
-    rows = np.flatnonzero(label == c)
+  rng = np.random.default_rng(seed)
+  images, labels = dataset.train
+
+  # How many examples each class gives.
+  per_class, remainder = divmod(count, dataset.num_classes)
+  quotas = np.full(dataset.num_classes, per_class)
+  quotas[rng.permutation(dataset.num_classes)[:remainder]] += 1
+
+  taken = np.zeros(len(labels), bool)
+  for label, quota in enumerate(quotas):
+    rows = np.flatnonzero(labels == label)
     require(
-      len(rows) > share[c] or not share[c],
-      f"holdout {count} takes {share[c]} examples of class {c}, of which "
+      quota == 0 or quota < len(rows),
+      f"holdout {count} takes {quota} examples of class {label}, of which "
       f"{dataset.name} has {len(rows)} for training: make it smaller",
     )
-    taken[rng.permutation(rows)[: share[c]]] = True
-  train, holdout = (
-    Split(dataset.train.image[rows], label[rows]) for rows in (~taken, taken)
+    taken[rng.permutation(rows)[:quota]] = True
+  return dataset._replace(
+    train=Split(image=images[~taken], label=labels[~taken]),
+    holdout=Split(image=images[taken], label=labels[taken]),
   )
-  return dataset._replace(train=train, holdout=holdout)

@@ -1,7 +1,10 @@
 """Reads npz files: never unpickling, and no size is believed unchecked."""
 
+from collections.abc import Iterator
+import contextlib
 import math
 from pathlib import Path
+from typing import IO
 import zipfile
 import zlib
 
@@ -14,43 +17,65 @@ from jaxdistill.errors import DataError
 # from a small file.
 _MAX_DEFLATE_RATIO = 1100
 
+# Arrays are shorter than their headers in tiny files only.
+_HEADER_BYTES = 4096
 
-def read_npz_splits(train_path: Path, test_path: Path) -> tuple[tuple, tuple]:
-  """Reads `images_train`, `labels_train`, `images_test` and `labels_test`, never unpickling.
+_NPY_VERSION = (1, 0)
+
+
+def read_split(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+  """Reads `images_<split>` and `labels_<split>`.
 
   Args:
-    train_path: npz file with the training arrays.
-    test_path: npz file with the test arrays; it may be the same.
+    path: npz file.
+    split: "train" or "test".
 
   Returns:
-    ((images, labels) of the training split, the same of the test split), as they are
-    stored.
+    (images, labels), as they are stored.
 
   Raises:
     DataError: naming the file, the array and what the file holds.
   """
-  return tuple(
-    tuple(_read_npz(path, (f"images_{split}", f"labels_{split}")))
-    for path, split in ((train_path, "train"), (test_path, "test"))
-  )
+  with _opened(path) as archive:
+    keys = (f"images_{split}", f"labels_{split}")
+    _require_arrays(archive, path, keys)
+    images, labels = (_read_array(archive, path, key) for key in keys)
+    return images, labels
 
 
-def _read_npz(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
+def read_class_names(path: Path) -> tuple[str, ...]:
+  """Reads `class_names`, an array of strings.
+
+  Args:
+    path: npz file.
+
+  Returns:
+    The names; none if the file has no such array.
+
+  Raises:
+    DataError: if the array is damaged or holds anything else.
+  """
+  key = "class_names"
+  with _opened(path) as archive:
+    if key not in _held(archive):
+      return ()
+    names = _read_array(archive, path, key)
+    if names.dtype.kind != "U" or names.ndim != 1:
+      raise DataError(
+        f"{path}: {key} must be an array of strings, one for each class, got "
+        f"{names.dtype}{list(names.shape)}: write np.array(..., dtype=str)"
+      )
+    return tuple(names.tolist())
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+  """Opens an npz file, and puts every error of reading it into one line."""
   if not path.is_file():
     raise DataError(f"{path}: there is no such file: correct the path to the npz file")
   try:
     with zipfile.ZipFile(path) as archive:
-      held = [name.removesuffix(".npy") for name in archive.namelist()]
-      missing = [key for key in keys if key not in held]
-      if missing:
-        raise DataError(
-          f"{path} has no {' and no '.join(missing)}; it holds "
-          f"{', '.join(held[:12]) or 'nothing'}: rename its arrays"
-        )
-      return [
-        _read_npy(archive, f"{path}: {key}", archive.getinfo(f"{key}.npy"))
-        for key in keys
-      ]
+      yield archive
   except DataError:
     raise
   except (
@@ -63,37 +88,66 @@ def _read_npz(path: Path, keys: tuple[str, ...]) -> list[np.ndarray]:
     RuntimeError,
     KeyError,
     MemoryError,
+    # Of strings with characters that Unicode does not have.
+    SystemError,
   ) as error:
     raise DataError(
       f"{path} cannot be read as npz ({summary(error)}): copy or write it again"
     ) from error
 
 
-def _read_npy(
-  archive: zipfile.ZipFile, where: str, info: zipfile.ZipInfo
-) -> np.ndarray:
-  """Reads one array, after comparing the size in its header with the size of the file."""
-  if info.file_size > _MAX_DEFLATE_RATIO * info.compress_size + 4096:
+def _held(archive: zipfile.ZipFile) -> list[str]:
+  """Returns the names of the arrays in the file."""
+  return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def _require_arrays(
+  archive: zipfile.ZipFile, path: Path, keys: tuple[str, ...]
+) -> None:
+  """Raises DataError unless the file has all of the arrays."""
+  held = _held(archive)
+  missing = [key for key in keys if key not in held]
+  if missing:
     raise DataError(
-      f"{where} claims {info.file_size} bytes from {info.compress_size} compressed ones: it is "
-      "damaged, write it again"
+      f"{path} has no {' and no '.join(missing)}; it holds "
+      f"{', '.join(held[:12]) or 'nothing'}: rename its arrays"
+    )
+
+
+def _read_array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
+  """Reads one array, after comparing its size in all headers with that of the file."""
+  where = f"{path}: {key}"
+  info = archive.getinfo(f"{key}.npy")
+  if info.file_size > _MAX_DEFLATE_RATIO * info.compress_size + _HEADER_BYTES:
+    raise DataError(
+      f"{where} claims {info.file_size} bytes from {info.compress_size} compressed "
+      "ones: it is damaged, write it again"
     )
   with archive.open(info) as file:
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):  # the others are for records with a thousand fields
-      raise DataError(
-        f"{where} is npy version {version}: write it again with np.savez, as a plain array"
-      )
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype.hasobject:
-      raise DataError(
-        f"{where} is an array of Python objects: bring all images to one shape and store one "
-        "plain array"
-      )
-    if file.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
-      raise DataError(
-        f"{where} claims to be {dtype}{list(shape)} but holds {info.file_size - file.tell()} "
-        "bytes: it is damaged, write it again"
-      )
+    _check_header(file, where, info.file_size)
   with archive.open(info) as file:
     return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _check_header(file: IO[bytes], where: str, file_size: int) -> None:
+  """Raises DataError for an array that is not as large as its header claims."""
+  version = np.lib.format.read_magic(file)
+  # The later versions are for records with a thousand fields.
+  if version != _NPY_VERSION:
+    raise DataError(
+      f"{where} is npy version {version}: write it again with np.savez, as a plain "
+      "array"
+    )
+  shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+  if dtype.hasobject:
+    raise DataError(
+      f"{where} is an array of Python objects: bring all images to one shape and store "
+      "one plain array"
+    )
+  claimed = math.prod(shape) * dtype.itemsize
+  held = file_size - file.tell()
+  if claimed != held:
+    raise DataError(
+      f"{where} claims to be {dtype}{list(shape)} but holds {held} bytes: it is "
+      "damaged, write it again"
+    )

@@ -1,95 +1,150 @@
-"""CIFAR-10 and CIFAR-100 from whichever of their usual layouts is on the disk; nothing is ever downloaded.
+"""CIFAR-10 and CIFAR-100 from whichever of their usual layouts is on the disk.
+
+Nothing is ever downloaded.
 
 Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
 
-from collections.abc import Iterator
-import gzip
-import io
 import os
 from pathlib import Path
-import posixpath
 import re
-import tarfile
-from typing import NamedTuple
-import zlib
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdistill.data import Dataset, checked
-from jaxdistill.data._npz import read_npz_splits
+from jaxdistill.data._archive import File, read_files
+from jaxdistill.data._npz import read_split
 from jaxdistill.data._pickle import read_pickled_arrays
-from jaxdistill.data._text import summary
 from jaxdistill.data._tfds import read_tfds_split
 from jaxdistill.errors import DataError, require_choice
 
 SHAPE = (32, 32, 3)
+PIXEL_BYTES = 3072
 EXAMPLES = (50_000, 10_000)
 SOURCES = ("auto", "tfds", "binary", "python", "npz")
 # An original archive unpacks to 187 MB, one that Python 3 pickled again to 269 MB.
-_MAX_BYTES = 2**29
+MAX_BYTES = 2**29
+
+Arrays = tuple[np.ndarray, np.ndarray]
+"""(images, labels)."""
+
+
+class _Original(NamedTuple):
+  """One of the two versions of the original archive.
+
+  Attributes:
+    folder: that it unpacks to.
+    archive: its file name.
+    suffix: of the batch files.
+    names_file: file with the names of the classes.
+  """
+
+  folder: str
+  archive: str
+  suffix: str
+  names_file: str
 
 
 class _Variant(NamedTuple):
   """What tells CIFAR-10 and CIFAR-100 apart.
 
   Attributes:
-    name, num_classes: of the data set.
-    binary, python: folder inside each original archive.
-    archives: source -> file name of the original archive.
-    train, test: batch files inside the folder.
-    label: key of the labels in the python version.
+    name: of the data set.
+    class_names: in the order of the labels.
+    binary: the version of plain bytes.
+    python: the version of pickled batches.
+    train: batch files of the training split.
+    test: of the test split.
+    label_key: key of the labels in the python version.
+    names_key: key of the class names there.
     label_bytes: bytes before the pixels in the binary version; the last of them is the
       label.
-    mean, std: of the full training split, in [0, 1]: constants, so that a partial set
-      does not change them.
+    mean: of the full training split, in [0, 1]: a constant, so that a partial set does
+      not change it.
+    std: likewise.
   """
 
   name: str
-  num_classes: int
-  binary: str
-  python: str
-  archives: dict[str, str]
+  class_names: tuple[str, ...]
+  binary: _Original
+  python: _Original
   train: tuple[str, ...]
   test: tuple[str, ...]
-  label: str
+  label_key: str
+  names_key: str
   label_bytes: int
   mean: tuple[float, float, float]
   std: tuple[float, float, float]
 
 
 _CIFAR10 = _Variant(
-  "cifar10",
-  10,
-  "cifar-10-batches-bin",
-  "cifar-10-batches-py",
-  {"binary": "cifar-10-binary.tar.gz", "python": "cifar-10-python.tar.gz"},
-  tuple(f"data_batch_{i}" for i in range(1, 6)),
-  ("test_batch",),
-  "labels",
-  1,
-  (0.4914, 0.4822, 0.4465),
-  (0.2470, 0.2435, 0.2616),
+  name="cifar10",
+  class_names=tuple(
+    "airplane automobile bird cat deer dog frog horse ship truck".split()
+  ),
+  binary=_Original(
+    folder="cifar-10-batches-bin",
+    archive="cifar-10-binary.tar.gz",
+    suffix=".bin",
+    names_file="batches.meta.txt",
+  ),
+  python=_Original(
+    folder="cifar-10-batches-py",
+    archive="cifar-10-python.tar.gz",
+    suffix="",
+    names_file="batches.meta",
+  ),
+  train=tuple(f"data_batch_{number}" for number in range(1, 6)),
+  test=("test_batch",),
+  label_key="labels",
+  names_key="label_names",
+  label_bytes=1,
+  mean=(0.4914, 0.4822, 0.4465),
+  std=(0.2470, 0.2435, 0.2616),
 )
+
 _CIFAR100 = _Variant(
-  "cifar100",
-  100,
-  "cifar-100-binary",
-  "cifar-100-python",
-  {"binary": "cifar-100-binary.tar.gz", "python": "cifar-100-python.tar.gz"},
-  ("train",),
-  ("test",),
-  "fine_labels",
-  2,
-  (0.5071, 0.4865, 0.4409),
-  (0.2673, 0.2564, 0.2762),
+  name="cifar100",
+  class_names=tuple(
+    """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge
+    bus butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud
+    cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox
+    girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter
+    palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit
+    raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake
+    spider squirrel streetcar sunflower sweet_pepper table tank telephone television
+    tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+    """.split()
+  ),
+  binary=_Original(
+    folder="cifar-100-binary",
+    archive="cifar-100-binary.tar.gz",
+    suffix=".bin",
+    names_file="fine_label_names.txt",
+  ),
+  python=_Original(
+    folder="cifar-100-python",
+    archive="cifar-100-python.tar.gz",
+    suffix="",
+    names_file="meta",
+  ),
+  train=("train",),
+  test=("test",),
+  label_key="fine_labels",
+  names_key="fine_label_names",
+  label_bytes=2,
+  mean=(0.5071, 0.4865, 0.4409),
+  std=(0.2673, 0.2564, 0.2762),
 )
 
 
 def cifar10(
   *, dir: str = "", source: str = "auto", allow_partial: bool = False
 ) -> Dataset:
-  """Loads CIFAR-10: 50,000 + 10,000 images of 32x32 pixels in 10 classes.
+  """Returns CIFAR-10: 50,000 + 10,000 images of 32x32 pixels in 10 classes.
 
   Args:
     dir: local directory to search; empty for $TFDS_DATA_DIR, else
@@ -114,7 +169,7 @@ def cifar10(
 def cifar100(
   *, dir: str = "", source: str = "auto", allow_partial: bool = False
 ) -> Dataset:
-  """Loads CIFAR-100 with its fine labels: 50,000 + 10,000 images of 32x32 pixels in 100 classes.
+  """Returns CIFAR-100 with its fine labels: 50,000 + 10,000 images in 100 classes.
 
   Args:
     dir: local directory to search; empty for $TFDS_DATA_DIR, else
@@ -127,8 +182,8 @@ def cifar100(
     allow_partial: accept fewer images than the full set has.
 
   Returns:
-    The data set, in the order of the original files for every source but npz, which
-    keeps its own.
+    The data set of images of 32x32 pixels, in the order of the original files for every
+    source but npz, which keeps its own.
 
   Raises:
     DataError: if it is not there, incomplete or damaged; no network is tried and
@@ -138,72 +193,75 @@ def cifar100(
 
 
 def _load(variant: _Variant, folder: str, source: str, allow_partial: bool) -> Dataset:
+  """Finds a source of the data set, reads it, and checks that it is the whole set."""
   require_choice(source=(source, SOURCES))
-  root = Path(
-    folder or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  ).expanduser()
+  root = _root(folder)
   found = _find(variant, root)
-  if source == "auto":
-    source = next(iter(found), source)
+  if source == "auto" and found:
+    source = next(iter(found))
   if source not in found:
     raise DataError(_missing(variant, root, source, found))
+
   path = found[source]
-  if source == "tfds":
-    train, test = (read_tfds_split(path, split, SHAPE) for split in ("train", "test"))
-  elif source == "npz":
-    train, test = read_npz_splits(*_npz_pair(variant, root))
-  else:
-    train, test = _read_batches(variant, path, source)
-  loaded = checked(
+  train, test = _read(variant, root, path, source)
+  dataset = checked(
     variant.name,
-    train,
-    test,
-    variant.num_classes,
-    variant.mean,
-    variant.std,
+    train=train,
+    test=test,
+    num_classes=len(variant.class_names),
+    mean=variant.mean,
+    std=variant.std,
     where=str(path),
+    class_names=variant.class_names,
   )
-  if loaded.train.image.shape[1:] != SHAPE:
-    raise DataError(
-      f"{path}: images are {list(loaded.train.image.shape[1:])}, CIFAR's are {list(SHAPE)}: "
-      "use data.name=npz for other images"
-    )
-  counts = len(loaded.train.label), len(loaded.test.label)
-  complete = counts == EXAMPLES or (
-    allow_partial and counts[0] <= EXAMPLES[0] and counts[1] <= EXAMPLES[1]
-  )
-  if not complete:
-    raise DataError(
-      f"{path} holds {counts[0]} training and {counts[1]} test images, {variant.name} has "
-      f"{EXAMPLES[0]} and {EXAMPLES[1]}: get the full set, or set data.allow_partial=True if a "
-      "part of it is meant"
-    )
-  return loaded
+  _require_shape(dataset, path)
+  _require_complete(dataset, path, allow_partial)
+  return dataset
+
+
+# Finding ------------------------------------------------------------------------------
+
+
+def _root(folder: str) -> Path:
+  """Returns the directory to search."""
+  if not folder:
+    folder = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+  return Path(folder).expanduser()
 
 
 def _find(variant: _Variant, root: Path) -> dict[str, Path]:
   """Returns source -> path of what is under `root`, in the order of preference."""
-  versions = [
-    path.parent
-    for path in root.glob(f"{variant.name}/*/dataset_info.json")
-    if re.fullmatch(r"\d+(\.\d+)*", path.parent.name)
-  ]
-  versions.sort(key=lambda path: [int(number) for number in path.name.split(".")])
+  npz_train, _ = _npz_files(variant, root)
   candidates = {
-    "tfds": versions[-1:],
-    "binary": [root / variant.binary, root / variant.archives["binary"]],
-    "python": [root / variant.python, root / variant.archives["python"]],
-    "npz": _npz_pair(variant, root)[:1],
+    "tfds": _prepared_versions(root / variant.name),
+    "binary": [root / variant.binary.folder, root / variant.binary.archive],
+    "python": [root / variant.python.folder, root / variant.python.archive],
+    "npz": [npz_train],
   }
-  present = {
-    source: [path for path in paths if os.path.exists(path)]
-    for source, paths in candidates.items()
-  }
-  return {source: paths[0] for source, paths in present.items() if paths}
+  found = {}
+  for source, paths in candidates.items():
+    present = [path for path in paths if os.path.exists(path)]
+    if present:
+      found[source] = present[0]
+  return found
 
 
-def _npz_pair(variant: _Variant, root: Path) -> tuple[Path, Path]:
-  """Returns the files of the training and the test arrays: the same file, where there is a single one."""
+def _prepared_versions(folder: Path) -> list[Path]:
+  """Returns the versions that tensorflow_datasets has prepared, the newest first."""
+
+  def number(path: Path) -> list[int]:
+    return [int(part) for part in path.name.split(".")]
+
+  versions = []
+  for info in folder.glob("*/dataset_info.json"):
+    # Folders of an interrupted preparation have other names.
+    if re.fullmatch(r"\d+(\.\d+)*", info.parent.name):
+      versions.append(info.parent)
+  return sorted(versions, key=number, reverse=True)
+
+
+def _npz_files(variant: _Variant, root: Path) -> tuple[Path, Path]:
+  """Returns the files of the training and the test arrays; they may be the same."""
   single = root / f"{variant.name}.npz"
   if single.exists():
     return single, single
@@ -212,103 +270,106 @@ def _npz_pair(variant: _Variant, root: Path) -> tuple[Path, Path]:
 
 def _missing(variant: _Variant, root: Path, source: str, found: dict[str, Path]) -> str:
   """Says in one line what was looked for, where, and how to get it."""
-  name, archive = (
-    variant.name,
-    variant.archives["python" if source == "python" else "binary"],
-  )
+  name = variant.name
   looked_for = {
     "tfds": f"{name}/<version>/ (prepared by tensorflow_datasets)",
-    "binary": f"{variant.binary}/ or {variant.archives['binary']}",
-    "python": f"{variant.python}/ or {variant.archives['python']}",
+    "binary": f"{variant.binary.folder}/ or {variant.binary.archive}",
+    "python": f"{variant.python.folder}/ or {variant.python.archive}",
     "npz": f"{name}.npz or {name}_train.npz + {name}_test.npz",
   }
   wanted = looked_for.get(source) or ", ".join(looked_for.values())
-  state = (
-    f"{root} has only {', '.join(found)} of it"
-    if found
-    else (
-      f"it is not in {root}"
-      if os.path.isdir(root)
-      else f"the directory {root} does not exist"
-    )
-  )
+  if found:
+    state = f"{root} has only {', '.join(found)} of it"
+  elif os.path.isdir(root):
+    state = f"it is not in {root}"
+  else:
+    state = f"the directory {root} does not exist"
+  original = variant.python if source == "python" else variant.binary
   return (
-    f"{name} from data.source={source}: {state}; looked for {wanted}. Nothing is downloaded here: on a "
-    f"connected machine run `curl -LO https://www.cs.toronto.edu/~kriz/{archive}`, put the file there "
-    "or set data.dir, or try data.name=digits, which needs no files"
+    f"{name} from data.source={source}: {state}; looked for {wanted}. Nothing is "
+    "downloaded here: on a connected machine run "
+    f"`curl -LO https://www.cs.toronto.edu/~kriz/{original.archive}`, put the file "
+    "there or set data.dir, or try data.name=digits, which needs no files"
   )
 
 
-def _read_batches(variant: _Variant, path: Path, source: str) -> tuple[tuple, tuple]:
-  """Reads the original archive, or the folder it unpacks to, in the binary or the python version."""
-  folder, suffix, parse = (
-    (variant.binary, ".bin", _parse_binary)
-    if source == "binary"
-    else (variant.python, "", _parse_python)
+# Reading ------------------------------------------------------------------------------
+
+
+def _read(
+  variant: _Variant, root: Path, path: Path, source: str
+) -> tuple[Arrays, Arrays]:
+  """Returns the training and the test arrays of a source."""
+  if source == "tfds":
+    return read_tfds_split(path, "train", SHAPE), read_tfds_split(path, "test", SHAPE)
+  if source == "npz":
+    train_file, test_file = _npz_files(variant, root)
+    return read_split(train_file, "train"), read_split(test_file, "test")
+  return _read_original(variant, path, source)
+
+
+def _read_original(variant: _Variant, path: Path, source: str) -> tuple[Arrays, Arrays]:
+  """Reads the original archive, or the folder it unpacks to, in either version."""
+  original = variant.binary if source == "binary" else variant.python
+  parse = _parse_binary if source == "binary" else _parse_python
+  batches = {}
+  files = read_files(
+    path,
+    folder=original.folder,
+    names=[name + original.suffix for name in (*variant.train, *variant.test)],
+    optional=[original.names_file],
+    max_bytes=MAX_BYTES,
   )
-  names = [name + suffix for name in variant.train + variant.test]
-  read = (
-    _folder_files(path, names) if path.is_dir() else _archive_files(path, folder, names)
-  )
-  batches = [parse(variant, content, where) for where, content in read]
-  images, labels = zip(*batches)
-  last = len(variant.train)
-  return tuple(
-    (np.concatenate(images[part]), np.concatenate(labels[part]))
-    for part in (slice(0, last), slice(last, None))
-  )
+  for file in files:
+    if file.name == original.names_file:
+      _require_names(variant, file, _parse_names(variant, file, source))
+    else:
+      batches[file.name.removesuffix(original.suffix)] = parse(variant, file)
+  return _join(batches, variant.train), _join(batches, variant.test)
 
 
-def _folder_files(path: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
-  for name in names:
-    file = path / name
-    try:
-      if file.stat().st_size > _MAX_BYTES:
-        raise DataError(
-          f"{file} is larger than any CIFAR file: get the original archive"
-        )
-      yield str(file), file.read_bytes()
-    except OSError as error:
-      raise DataError(
-        f"{file} cannot be read ({summary(error)}): unpack the archive again"
-      ) from error
+def _join(batches: dict[str, Arrays], names: tuple[str, ...]) -> Arrays:
+  """Joins the batches of a split."""
+  images = np.concatenate([batches[name][0] for name in names])
+  labels = np.concatenate([batches[name][1] for name in names])
+  return images, labels
 
 
-def _archive_files(
-  path: Path, folder: str, names: list[str]
-) -> Iterator[tuple[str, bytes]]:
-  """Reads members of a .tar.gz in memory, after looking at all of them; nothing is written to the disk."""
-  try:
-    with gzip.open(path) as file:
-      # To the end, where the checksum is; the limit is for files that unpack to
-      # something huge.
-      content = file.read(_MAX_BYTES + 1)
-    if len(content) > _MAX_BYTES:
-      raise DataError(
-        f"{path} unpacks to more than any CIFAR archive: get the original one"
-      )
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-      members = {
-        posixpath.normpath(member.name): member for member in archive.getmembers()
-      }
-      for name, member in members.items():
-        plain = (member.isfile() and not member.issparse()) or member.isdir()
-        if not plain or (name != folder and not name.startswith(f"{folder}/")):
-          raise DataError(
-            f"{path} has the member {member.name!r}, which is no file inside {folder}/: it is "
-            "not the original archive, and nothing was unpacked"
-          )
-      for name in names:
-        member = members.get(f"{folder}/{name}")
-        if member is None or not member.isfile():
-          raise DataError(f"{path} has no {folder}/{name}: get the original archive")
-        yield f"{path}: {folder}/{name}", archive.extractfile(member).read()
-  except DataError:
-    raise
-  except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
+def _parse_binary(variant: _Variant, file: File) -> Arrays:
+  """Reads a batch of records, each of them the labels and the pixels."""
+  record_bytes = variant.label_bytes + PIXEL_BYTES
+  if not file.content or len(file.content) % record_bytes:
     raise DataError(
-      f"{path} is damaged ({summary(error)}): get the original archive again"
-    ) from error
+      f"{file.where} has {len(file.content)} bytes, which is no multiple of "
+      f"{record_bytes}: it is cut off or not the binary version of {variant.name}"
+    )
+  records = np.frombuffer(file.content, np.uint8).reshape(-1, record_bytes)
+  labels = records[:, variant.label_bytes - 1]
+  return _as_images(records[:, variant.label_bytes :]), labels
+
+
+def _parse_python(variant: _Variant, file: File) -> Arrays:
+  """Reads a pickled batch."""
+  batch = read_pickled_arrays(file.content, file.where)
+  pixels = batch.get("data")
+  is_array = isinstance(pixels, np.ndarray)
+  if not is_array or pixels.ndim != 2 or pixels.shape[1] != PIXEL_BYTES:
+    raise DataError(
+      f"{file.where} has no array 'data' of uint8[N, {PIXEL_BYTES}]: it is not the "
+      f"python version of {variant.name}"
+    )
+  labels = batch.get(variant.label_key)
+  if not isinstance(labels, list) or not all(_is_label(label) for label in labels):
+    raise DataError(
+      f"{file.where} has no list of integers {variant.label_key!r}: it is not the "
+      f"python version of {variant.name}"
+    )
+  return _as_images(pixels), np.array(labels, np.int64)
+
+
+def _is_label(value: object) -> bool:
+  """Tells whether a value is an integer of at most 64 bits."""
+  return type(value) is int and value.bit_length() < 64
 
 
 def _as_images(pixels: np.ndarray) -> np.ndarray:
@@ -316,32 +377,53 @@ def _as_images(pixels: np.ndarray) -> np.ndarray:
   return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
-def _parse_binary(
-  variant: _Variant, content: bytes, where: str
-) -> tuple[np.ndarray, np.ndarray]:
-  record = variant.label_bytes + 3072
-  if not content or len(content) % record:
-    raise DataError(
-      f"{where} has {len(content)} bytes, which is no multiple of {record}: it is cut off or "
-      f"not the binary version of {variant.name}"
-    )
-  rows = np.frombuffer(content, np.uint8).reshape(-1, record)
-  return _as_images(rows[:, variant.label_bytes :]), rows[:, variant.label_bytes - 1]
+def _parse_names(variant: _Variant, file: File, source: str) -> list[Any]:
+  """Reads the names of the classes: lines of text, or a pickled list."""
+  if source == "binary":
+    return file.content.decode("latin-1").split()
+  listed = read_pickled_arrays(file.content, file.where).get(variant.names_key)
+  if not isinstance(listed, list):
+    return []
+  # Python 2 wrote strings as bytes.
+  names = []
+  for name in listed:
+    names.append(name.decode("latin-1") if isinstance(name, bytes) else name)
+  return names
 
 
-def _parse_python(
-  variant: _Variant, content: bytes, where: str
-) -> tuple[np.ndarray, np.ndarray]:
-  batch = read_pickled_arrays(content, where)
-  pixels, labels = batch.get("data"), batch.get(variant.label)
-  if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != 3072:
+# Checking -----------------------------------------------------------------------------
+
+
+def _require_names(variant: _Variant, file: File, names: list[Any]) -> None:
+  """Raises DataError if the archive numbers its classes in another way."""
+  if tuple(names) != variant.class_names:
     raise DataError(
-      f"{where} has no array 'data' of uint8[N, 3072]: it is not the python version of "
-      f"{variant.name}"
+      f"{file.where} names other classes than {variant.name} has, or in another order, "
+      "so that its labels mean something else: get the original archive"
     )
-  if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+
+
+def _require_shape(dataset: Dataset, path: Path) -> None:
+  """Raises DataError for images of another size."""
+  shape = dataset.train.image.shape[1:]
+  if shape != SHAPE:
     raise DataError(
-      f"{where} has no list of integers {variant.label!r}: it is not the python version of "
-      f"{variant.name}"
+      f"{path}: images are {list(shape)}, CIFAR's are {list(SHAPE)}: use data.name=npz "
+      "for other images"
     )
-  return _as_images(pixels), np.array(labels, np.int64)
+
+
+def _require_complete(dataset: Dataset, path: Path, allow_partial: bool) -> None:
+  """Raises DataError unless all images are there, or fewer are there and allowed."""
+  counts = (len(dataset.train.label), len(dataset.test.label))
+  if counts == EXAMPLES:
+    return
+  num_train, num_test = counts
+  full_train, full_test = EXAMPLES
+  if allow_partial and num_train <= full_train and num_test <= full_test:
+    return
+  raise DataError(
+    f"{path} holds {num_train} training and {num_test} test images, {dataset.name} has "
+    f"{full_train} and {full_test}: get the full set, or set data.allow_partial=True "
+    "if a part of it is meant"
+  )

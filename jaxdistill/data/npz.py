@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 
 from jaxdistill.data import Dataset, checked
-from jaxdistill.data._npz import read_npz_splits
+from jaxdistill.data._npz import read_class_names, read_split
 from jaxdistill.errors import DataError, require
 
 
 def npz(*, path: str = "", test_path: str = "", num_classes: int = 0) -> Dataset:
-  """Loads arrays written by `np.savez` or `np.savez_compressed`.
+  """Returns a data set of arrays written by `np.savez` or `np.savez_compressed`.
 
   Args:
     path: file with `images_train` uint8[N, H, W, 3], `labels_train` integer[N],
-      `images_test` and `labels_test`.
+      `images_test` and `labels_test`, and perhaps `class_names`, an array of C strings.
     test_path: file with the two test arrays, when `path` holds only the training
       arrays.
     num_classes: C; 0 takes the largest label plus one, and then every class needs a
@@ -29,37 +29,50 @@ def npz(*, path: str = "", test_path: str = "", num_classes: int = 0) -> Dataset
   """
   require(bool(path), "path must name an npz file, with images_train and labels_train")
   require(num_classes >= 0, f"num_classes must be at least 0, got {num_classes}")
-  train_path = Path(path).expanduser()
-  train, test = read_npz_splits(
-    train_path, Path(test_path).expanduser() if test_path else train_path
-  )
-  where = f"{path}, {test_path}" if test_path else path
-  loaded = checked(
-    train_path.stem,
-    train,
-    test,
-    num_classes or _largest(train[1], test[1]) + 1,
+
+  train_file = Path(path).expanduser()
+  test_file = train_file
+  where = path
+  if test_path:
+    test_file = Path(test_path).expanduser()
+    where = f"{path}, {test_path}"
+  train = read_split(train_file, "train")
+  test = read_split(test_file, "test")
+
+  _, train_labels = train
+  _, test_labels = test
+  dataset = checked(
+    train_file.stem,
+    train=train,
+    test=test,
+    num_classes=num_classes or _count_classes(train_labels, test_labels),
     where=where,
+    class_names=read_class_names(train_file),
   )
-  present = np.unique(loaded.train.label)
-  if not num_classes and len(present) < loaded.num_classes:
-    gap = next(
-      c for c in range(loaded.num_classes) if c >= len(present) or present[c] != c
-    )
-    raise DataError(
-      f"{where}: labels go up to {loaded.num_classes - 1} but class {gap} has no training "
-      f"example: renumber them, or set data.num_classes={loaded.num_classes} if that is meant"
-    )
-  return loaded
+  if not num_classes:
+    _require_every_class(dataset, where)
+  return dataset
 
 
-def _largest(*labels: np.ndarray) -> int:
-  """Returns the largest label; 0 where there is no sound one, which the checks then report."""
-  return max(
-    (
-      int(split.max())
-      for split in labels
-      if split.size and np.issubdtype(split.dtype, np.integer)
-    ),
-    default=0,
-  )
+def _count_classes(*labels: np.ndarray) -> int:
+  """Returns the largest label plus one, of labels that are not checked yet.
+
+  Those that are no integers do not count here; the checks report them.
+  """
+  count = 1
+  for split in labels:
+    if split.size and np.issubdtype(split.dtype, np.integer):
+      count = max(count, int(split.max()) + 1)
+  return count
+
+
+def _require_every_class(dataset: Dataset, where: str) -> None:
+  """Raises DataError for a class between 0 and the largest that has no example."""
+  present = set(dataset.train.label.tolist())
+  for label in range(dataset.num_classes):
+    if label not in present:
+      raise DataError(
+        f"{where}: labels go up to {dataset.num_classes - 1} but class {label} has no "
+        "training example: renumber them, or set "
+        f"data.num_classes={dataset.num_classes} if that is meant"
+      )

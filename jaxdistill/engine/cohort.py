@@ -1,4 +1,6 @@
-"""Groups of stacked members: how they are made, run and updated. The only file that knows the K axis.
+"""Groups of stacked members: how they are made, run and updated.
+
+The only file that knows the K axis.
 
 Members of one architecture are stored stacked and run under `jax.vmap`; groups of
 different architectures stand side by side. Outside this file a cohort is a dict of
@@ -68,7 +70,7 @@ def member_slices(specs: Sequence[GroupSpec]) -> dict[str, slice]:
 
 
 def variables_of(cohort: Mapping[str, Group], *, evaluated: bool = False) -> Variables:
-  """Returns group name -> (params, stats): those in training, or those that are evaluated."""
+  """Returns group name -> (params, stats), in training or as they are evaluated."""
   if evaluated:
     return {name: group.evaluated for name, group in cohort.items()}
   return {name: (group.params, group.stats) for name, group in cohort.items()}
@@ -116,7 +118,7 @@ def _init_group(
   image_shape: tuple[int, ...],
   initial: Mapping[tuple[str, ...], Any],
 ) -> Group:
-  """Initialises the members of one group; `initial` holds values [K, ...] of some variables."""
+  """Initialises one group; `initial` holds values [K, ...] of some variables."""
 
   def init_member(member_key, replaced):
     # NNX modules draw for parameters and dropout at once.
@@ -174,7 +176,11 @@ def _run_group(
   *,
   train: bool,
 ) -> tuple[ModelOutput, jax.Array, PyTree]:
-  """Runs stacked members; returns their output, made safe, bool[K] alive and the new statistics."""
+  """Runs stacked members.
+
+  Returns:
+    (output, zeros for members that are not finite, bool[K] which are, new statistics).
+  """
 
   def run_member(params, stats, images, key):
     variables = {"params": params, **stats}
@@ -246,7 +252,7 @@ def forward_member(
   images: jax.Array,
   key: jax.Array,
 ) -> Outputs:
-  """Runs one member again, in training mode, and puts its output in the place of the old one.
+  """Runs one member again, in training mode, and replaces its output.
 
   Args:
     spec: the member's group.
@@ -280,12 +286,12 @@ def take_member(tree: PyTree, k: int) -> PyTree:
 
 
 def set_member(tree: PyTree, k: int, member: PyTree) -> PyTree:
-  """Puts `member` (leaves [1, ...]) in the place of member k of a group's stacked pytree."""
+  """Replaces member k of a group's stacked pytree by `member`, leaves [1, ...]."""
   return jax.tree.map(lambda x, m: x.at[k].set(m[0]), tree, member)
 
 
 def _all_finite(tree: PyTree, size: int) -> jax.Array:
-  """Tells per member whether every float in the tree of leaves [K, ...] is finite: bool[K]."""
+  """Tells per member whether all its floats are finite: leaves [K, ...] -> bool[K]."""
   leaves = []
   for x in jax.tree.leaves(tree):
     if jnp.issubdtype(x.dtype, jnp.floating):
@@ -294,7 +300,10 @@ def _all_finite(tree: PyTree, size: int) -> jax.Array:
 
 
 def _averaged(decay: float, average: PyTree, params: PyTree, stats: PyTree) -> PyTree:
-  """Moves the average towards new weights, quickly at first: with 1 - min(decay, (1 + n) / (10 + n)) in step n."""
+  """Moves the average towards new weights, quickly at first.
+
+  In step n it keeps min(decay, (1 + n) / (10 + n)) of itself.
+  """
   if not average:
     return average
   count = average["count"]
@@ -316,10 +325,10 @@ def update_members(
   grads: Mapping[str, PyTree],
   stats: Mapping[str, PyTree],
 ) -> tuple[dict[str, Group], jax.Array]:
-  """Applies every member's own optimiser, holding members whose step would not be finite.
+  """Applies every member's own optimiser.
 
-  The optimiser runs under `vmap`, so that clipping by norm, LARS, LAMB and step counts
-  are per member.
+  Members whose step would not be finite are held. The optimiser runs under `vmap`, so
+  that clipping by norm, LARS, LAMB and step counts are per member.
 
   Args:
     specs: the groups.

@@ -22,7 +22,7 @@ def make_dispatch(
   steps_per_epoch: int,
   steps_per_dispatch: int,
 ) -> Dispatch:
-  """Returns the jitted function that trains several steps on a data set that lives on the devices.
+  """Returns the jitted function that trains several steps on a resident data set.
 
   Args:
     train_step: from `make_train_step`.
@@ -61,13 +61,19 @@ def make_dispatch(
 
 
 def epoch_order(key: jax.Array, epoch: int, num_examples: int) -> jax.Array:
-  """Returns the order in which an epoch visits the training examples: a pure function of seed and epoch."""
+  """Returns the order in which an epoch visits the training examples.
+
+  It is a pure function of seed and epoch: i32[N].
+  """
   epoch_key = jax.random.fold_in(rng.stream(key, "order"), epoch)
   return jax.random.permutation(epoch_key, num_examples)
 
 
 def common_period(periods: Sequence[int], limit: int) -> int:
-  """Returns the largest number up to `limit` that divides all `periods`: how many steps one dispatch may run."""
+  """Returns the largest number up to `limit` that divides all `periods`.
+
+  One dispatch may run that many steps without crossing the end of a period.
+  """
   divisor = math.gcd(*periods)
   largest = min(divisor, max(limit, 1))
   return max(d for d in range(1, largest + 1) if divisor % d == 0)

@@ -1,4 +1,4 @@
-"""Exact evaluation over a whole split: every member, and every prediction of the method."""
+"""Exact evaluation over a whole split: members, and predictions of the method."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -24,7 +24,9 @@ Row = dict[str, float]
 def make_forward(
   specs: Sequence[GroupSpec], *, mean: Channels, std: Channels, evaluated: bool = False
 ) -> Callable[[Mapping[str, Group], jax.Array], Outputs]:
-  """Returns (cohort, image uint8[B, H, W, 3]) -> Outputs: all members on the same images, in evaluation mode.
+  """Returns the function that runs all members on the same images.
+
+  It is (cohort, image uint8[B, H, W, 3]) -> Outputs, in evaluation mode.
 
   Args:
     specs: the groups, in member order.
@@ -48,7 +50,10 @@ def make_forward(
 def padded_batches(
   num_examples: int, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields (index i32[B], mask f32[B]) that cover every example once; the last batch is padded and masked."""
+  """Yields (index i32[B], mask f32[B]) that cover every example once.
+
+  The last batch is padded with examples whose mask is 0.
+  """
   for start in range(0, num_examples, batch_size):
     index = np.arange(start, start + batch_size)
     mask = index < num_examples
@@ -105,7 +110,7 @@ def compile_eval(
   label: jax.Array,
   batch_size: int,
 ) -> Callable:
-  """Compiles `eval_step` for a split and a batch size, so that it can be said when that happens."""
+  """Compiles `eval_step` for a split and a batch size, ahead of its first call."""
   index = np.zeros(batch_size, np.int32)
   return eval_step.lower(state.cohort, state.method, image, label, index).compile()
 

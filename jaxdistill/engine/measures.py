@@ -44,7 +44,10 @@ def _confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _of_confidence(function: Callable, values: np.ndarray) -> float:
-  """Applies a function of (confidence, correct); NaN for a member that is not finite, whose ranks mean nothing."""
+  """Applies a function of (confidence, correct).
+
+  Returns NaN for a member that is not finite, whose bins and ranks mean nothing.
+  """
   if not np.isfinite(values).all():
     return float("nan")
   return float(function(values[:, 0], values[:, 1]))

@@ -29,7 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 def keep_order_on_cpu() -> None:
-  """Makes a CPU that plays several devices run them in one order; call it before the first computation."""
+  """Makes a CPU that plays several devices run them in one order.
+
+  Call it before the first computation.
+  """
   flags = os.environ.get("XLA_FLAGS", "")
   several = "host_platform_device_count" in flags or "JAX_NUM_CPU_DEVICES" in os.environ
   if several and "xla_cpu_enable_concurrency_optimized_scheduler" not in flags:
@@ -74,7 +77,10 @@ def shard_over_rows(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(mesh: Mesh, state: PyTree) -> Any:
-  """Returns the sharding of every leaf of a train state: tables over their rows, all else replicated."""
+  """Returns where each leaf of a train state is placed.
+
+  Tables are split over their rows, all else is on every device.
+  """
 
   def is_table(x):
     return isinstance(x, Table)
@@ -88,7 +94,7 @@ def state_sharding(mesh: Mesh, state: PyTree) -> Any:
 
 
 def constrain_rows(mesh: Mesh, tree: PyTree) -> PyTree:
-  """Splits the first axis of every array in the tree over the mesh, inside a jitted function."""
+  """Splits the first axis of every array over the mesh, inside a jitted function."""
   return jax.tree.map(
     lambda x: jax.lax.with_sharding_constraint(x, shard_over_rows(mesh)), tree
   )

@@ -1,4 +1,7 @@
-"""Passes of the whole cohort over a split between epochs, for methods whose targets or weights come from one."""
+"""Passes of the whole cohort over a split between epochs.
+
+They are for methods whose targets or weights come from one.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -94,7 +97,7 @@ class Surveyor:
     return finish(memory, collected)
 
   def _prepare(self, survey: Survey, memory: PyTree) -> _Compiled:
-    """Returns the jitted functions of a survey; what is large stays split over the devices."""
+    """Returns the jitted functions of a survey; tables stay split over the devices."""
     memory_sharding = sharding.state_sharding(self._mesh, memory)
     collected = jax.eval_shape(survey.start, memory)
     collected_sharding = sharding.state_sharding(self._mesh, collected)

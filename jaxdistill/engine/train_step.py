@@ -49,7 +49,9 @@ def init_state(
   clock: Clock,
   initial: InitialVariables | None = None,
 ) -> TrainState:
-  """Initialises members, optimisers and the method's state; the same seed gives the same state.
+  """Initialises members, optimisers and the method's state.
+
+  The same seed gives the same state.
 
   Args:
     seed: of everything random.
@@ -175,7 +177,7 @@ def _make_context(
   seen: Views,
   outputs: Outputs,
 ) -> Context:
-  """Returns what a method may know of the run, and the further forward passes it may ask for.
+  """Returns what a method may know of the run, and compute besides.
 
   Args:
     specs: the groups.
@@ -218,7 +220,10 @@ def _update_method(
   solution: Solution,
   context: Context,
 ) -> MethodState:
-  """Applies the optimiser of the method's own parameters, unless it would make them not finite, and moves its memory."""
+  """Updates the method's own parameters and its memory.
+
+  Parameters are held if the update would make one of them not finite.
+  """
   updates, opt = tx.update(solution.method_grads, state.opt, state.params)
   params = optax.apply_updates(state.params, updates)
   finite = jnp.bool_(True)
@@ -239,7 +244,7 @@ def _update_method(
 
 
 def _measure(solution: Solution, batch: Batch, seen: Views) -> dict[str, Mean]:
-  """Collects the step's metrics: the method's own and those of every method, [] or [M]."""
+  """Returns the step's metrics, [] or [M]: the method's and those of every method."""
   outputs = solution.outputs
   labels = jnp.broadcast_to(batch.label[None], outputs.logits.shape[:2])
   cross_entropy = losses.soft_cross_entropy(outputs.logits, seen.label).mean(axis=1)

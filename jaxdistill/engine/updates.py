@@ -67,7 +67,11 @@ class Solution(NamedTuple):
 
 
 def simultaneous(problem: Problem) -> Solution:
-  """Takes one backward pass for all members: their parameters are disjoint and targets are detached."""
+  """Takes one backward pass for all members, and updates them all.
+
+  Their parameters are disjoint and targets are detached: the gradient of the sum of
+  their losses is every member's own.
+  """
 
   def total(params, method_params):
     outputs, stats = problem.forward(params)
@@ -176,7 +180,10 @@ def _take_turn(
 
 
 def _join_turns(objectives: Sequence[Objective]) -> Objective:
-  """Joins what every member had in its own turn; what belongs to no member is the last turn's."""
+  """Joins what every member had in its own turn.
+
+  What belongs to no member is the last turn's.
+  """
   last = objectives[-1]
 
   def own(values):

@@ -1,0 +1,1 @@
+"""What each member sees: augmentation, perturbation, views."""

@@ -1,4 +1,7 @@
-"""From a checked config to the objects of an experiment; everything that can be refused is refused here."""
+"""From a checked config to the objects of an experiment.
+
+Everything that can be refused is refused here.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -104,7 +107,8 @@ def build(config: ConfigDict) -> Experiment:
   num_members = sum(group.members for group in config.cohort.values())
   require(
     num_members >= method.min_members,
-    f"method {config.method.name} needs at least {method.min_members} members, the cohort has "
+    f"method {config.method.name} needs at least {method.min_members} members, the "
+    "cohort has "
     f"{num_members}: raise cohort.<group>.members",
   )
   perturb = _make_perturb(config.perturb, num_members)
@@ -186,7 +190,8 @@ def _require_divisible(batch_size: int, mesh: Mesh) -> None:
   below = batch_size // mesh.size * mesh.size
   sizes = [str(size) for size in (below, below + mesh.size) if size]
   raise ConfigError(
-    f"batch_size {batch_size} is not divisible by {mesh.size} devices: take {' or '.join(sizes)}, "
+    f"batch_size {batch_size} is not divisible by {mesh.size} devices: take "
+    f"{' or '.join(sizes)}, "
     "or set mesh.devices"
   )
 
@@ -196,7 +201,8 @@ def _require_splits(config: ConfigDict, method: Method, dataset: Dataset) -> Non
   needs_holdout = any(survey.split == "holdout" for survey in method.surveys)
   require(
     bool(dataset.holdout) or not needs_holdout,
-    f"method {config.method.name} needs examples that are not trained on: set holdout to their number, "
+    f"method {config.method.name} needs examples that are not trained on: set "
+    "holdout to their number, "
     "such as a tenth of the training set",
   )
 
@@ -204,7 +210,7 @@ def _require_splits(config: ConfigDict, method: Method, dataset: Dataset) -> Non
 def _require_stable_index(
   config: ConfigDict, dataset: Dataset, state: TrainState
 ) -> None:
-  """Raises ConfigError if the method keeps a table of examples that have no stable index."""
+  """Raises ConfigError for a table of examples that have no stable index."""
 
   def is_table(x):
     return isinstance(x, Table)
@@ -212,17 +218,19 @@ def _require_stable_index(
   memory = jax.tree.leaves(state.method.memory, is_leaf=is_table)
   require(
     dataset.stable_index or not any(is_table(leaf) for leaf in memory),
-    f"method {config.method.name} keeps a table of the training examples, but {dataset.name} gives them no "
+    f"method {config.method.name} keeps a table of the training examples, but "
+    f"{dataset.name} gives them no "
     "stable index: use one that does, or the variant that remembers weights",
   )
 
 
 def _make_clock(config: ConfigDict, num_train: int) -> Clock:
-  """Returns the length of the run and of an epoch: whole batches, the remainder is left out."""
+  """Returns the length of the run and of an epoch, in whole batches."""
   steps_per_epoch = num_train // config.batch_size
   require(
     steps_per_epoch > 0,
-    f"batch_size {config.batch_size} is larger than the training set of {num_train} images: make it smaller",
+    f"batch_size {config.batch_size} is larger than the training set of {num_train} "
+    "images: make it smaller",
   )
   total = config.steps or max(1, round(config.epochs * steps_per_epoch))
   return Clock(steps_per_epoch=steps_per_epoch, total_steps=total)
@@ -258,7 +266,11 @@ def _make_perturb(section: ConfigDict, num_members: int) -> Perturb:
 
 
 def _make_recipe(config: ConfigDict, clock: Clock) -> Recipe:
-  """Returns what builds the run's optimiser with some of its keys replaced; refuses keys that are out of range."""
+  """Returns what builds the run's optimiser with some of its keys replaced.
+
+  Raises:
+    ConfigError: for keys out of range.
+  """
 
   def recipe(**keys):
     return make_optimizer({**config.optimizer.to_dict(), **keys}, clock)
@@ -314,7 +326,11 @@ def _make_views(
 def _read_initial_weights(
   config: ConfigDict, specs: Sequence[GroupSpec], state: TrainState, num_classes: int
 ) -> tuple[InitialVariables, tuple[str, ...]]:
-  """Reads the weights that groups start from; returns them with what the user should know."""
+  """Reads the weights that groups start from.
+
+  Returns:
+    (weights, a line for every file).
+  """
   initial = {}
   notes = []
   for spec in specs:
@@ -325,7 +341,8 @@ def _read_initial_weights(
       continue
     require(
       len(paths) in (1, spec.size),
-      f"cohort.{spec.name}.init names {len(paths)} files for {spec.size} members: give one for all or one "
+      f"cohort.{spec.name}.init names {len(paths)} files for {spec.size} members: "
+      "give one for all or one "
       "for each",
     )
     group = state.cohort[spec.name]

@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: orbax for the arrays, a manifest of hashes for the truth.
+"""Checkpoints that can be trusted: orbax for the arrays, a manifest of hashes.
 
 Orbax keeps no checksum of array data and takes any directory with a number for a
 checkpoint. Here a checkpoint is committed from the moment its manifest is there, and is
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def write_json(path: Path, value: Any) -> None:
-  """Writes JSON so that a crash leaves either the old file or the new one, never half of it."""
+  """Writes JSON so that a crash leaves either the old file or the new one."""
   temporary = path.with_name(path.name + ".tmp")
   with open(temporary, "w") as file:
     json.dump(value, file, indent=1)
@@ -117,7 +117,8 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
     free = shutil.disk_usage(existing).free
     reason = str(error).splitlines()[0]
     raise StorageError(
-      f"cannot write checkpoint {directory}: {reason} ({free / 2**20:.0f} MiB free): make room or choose "
+      f"cannot write checkpoint {directory}: {reason} ({free / 2**20:.0f} MiB free): "
+      "make room or choose "
       "another workdir"
     ) from error
 
@@ -129,7 +130,7 @@ def remove_partial(directory: Path) -> None:
 
 
 def damage(directory: Path) -> str | None:
-  """Returns what is wrong with a committed directory, or None if every file is as it was written."""
+  """Returns what is wrong with a committed directory; None if it is intact."""
   try:
     manifest = json.loads((directory / MANIFEST).read_text())
     expected = manifest["files"]
@@ -190,7 +191,10 @@ def _read(directory: Path, like: PyTree | None) -> tuple[PyTree, dict[str, Any]]
 def _require_same_tree(
   directory: Path, saved: dict[str, str], wanted: dict[str, str]
 ) -> None:
-  """Raises CheckpointError for another tree: orbax casts dtypes without a word, so the comparison is ours."""
+  """Raises CheckpointError for another tree.
+
+  Orbax casts dtypes silently, so the comparison is ours.
+  """
   differing = []
   for name in sorted(saved.keys() | wanted.keys()):
     there, here = saved.get(name, "nothing"), wanted.get(name, "nothing")
@@ -207,7 +211,7 @@ def _require_same_tree(
 
 
 class Checkpoints:
-  """The numbered checkpoints of a run: `<directory>/<step>`, the newest `keep` of them."""
+  """The numbered checkpoints of a run: the newest `keep` of `<directory>/<step>`."""
 
   def __init__(self, directory: Path, keep: int = 2):
     """Names the directory; nothing is written yet."""
@@ -215,7 +219,7 @@ class Checkpoints:
     self._keep = keep
 
   def _committed(self) -> Iterator[Path]:
-    """Yields committed step directories, newest first; anything else in the folder is left alone."""
+    """Yields committed step directories, newest first, and nothing else."""
     if not self._directory.is_dir():
       return
     for path in sorted(self._directory.iterdir(), reverse=True):
@@ -224,7 +228,7 @@ class Checkpoints:
         yield path
 
   def save(self, state: PyTree, step: int, **extra: Any) -> Path:
-    """Writes and commits the state of `step`, then deletes the oldest checkpoints beyond `keep`."""
+    """Commits the state of `step`, then deletes the oldest ones beyond `keep`."""
     path = self._directory / f"{step:09d}"
     save(path, state, step=step, **extra)
     for old in list(self._committed())[self._keep :]:
@@ -254,6 +258,7 @@ class Checkpoints:
       _log.warning("checkpoint %s is damaged and skipped: %s", path, problem)
     if problems:
       raise CheckpointError(
-        f"no intact checkpoint in {self._directory}: {'; '.join(problems)}: start again in another workdir"
+        f"no intact checkpoint in {self._directory}: {'; '.join(problems)}: start "
+        "again in another workdir"
       )
     return None

@@ -1,4 +1,4 @@
-"""What a run says: a progress bar and tables on a terminal, plain lines elsewhere, nothing when quiet."""
+"""What a run prints: a progress bar and tables on a terminal, plain lines elsewhere."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -89,7 +89,7 @@ class Console:
     images_per_second: float,
     rows: Mapping[str, Mapping[str, float]],
   ) -> None:
-    """Prints the line of one evaluation: the selecting measure of every member and prediction."""
+    """Prints one evaluation: the selecting measure of every member and prediction."""
     shown = []
     for name, row in rows.items():
       shown.append(f"{name} {_number(row[SELECTING.name], SELECTING.percent)}")
@@ -136,7 +136,8 @@ class Console:
       table.add_row(name, *_cells(summary[name], columns))
     self._rich.print(table)
     self.say(
-      f"took {seconds:.0f} s; results, checkpoints and the best weights of every member are in {workdir}"
+      f"took {seconds:.0f} s; results, checkpoints and the best weights of every "
+      f"member are in {workdir}"
     )
 
 
@@ -145,7 +146,7 @@ def _heading(name: str, percent: bool) -> str:
 
 
 def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-  """Returns the cells of one member, or of a prediction, which has no parameters and no metrics of the method."""
+  """Returns the cells of one member, or of a prediction, which has fewer of them."""
   cells = [_parameters(row["parameters"]) if "parameters" in row else "-"]
   last, best = row["last"], row["best"]
   for measure in MEASURES:

@@ -1,4 +1,4 @@
-"""What a run has measured so far: last and best values, means, and the summary made of them."""
+"""What a run has measured so far: last and best values, means, the summary."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -28,7 +28,7 @@ class Window:
     return self._means
 
   def values(self, members: Sequence[str]) -> dict[str, float]:
-    """Returns `<metric>/<member>`, or `<metric>` where it belongs to no member, -> value."""
+    """Returns `<metric>/<member>` -> value, `<metric>` where it is no member's."""
     values = {}
     for metric, mean in self._means.items():
       value = np.asarray(mean.value())
@@ -89,7 +89,7 @@ class History:
       ]
 
   def add_evaluation(self, rows: Mapping[str, Row]) -> list[str]:
-    """Adds an evaluation of the present step; returns the names that were never better."""
+    """Adds an evaluation of the present step; returns whose best it is."""
     self.last = dict(rows)
     improved = []
     for name, row in rows.items():

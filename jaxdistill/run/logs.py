@@ -1,4 +1,7 @@
-"""A run's metrics on disk: `metrics.jsonl` is the record, `metrics.csv` and TensorBoard are made from it."""
+"""A run's metrics on disk.
+
+`metrics.jsonl` is the record, `metrics.csv` and TensorBoard are made from it.
+"""
 
 from collections.abc import Mapping
 import csv
@@ -12,7 +15,7 @@ import tensorboardX
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-  """Reads the complete lines of a `metrics.jsonl`; a last line cut off by a crash is left out."""
+  """Reads the lines of a `metrics.jsonl`, but for a last one cut off by a crash."""
   if not path.exists():
     return []
   with open(path) as file:

@@ -35,7 +35,9 @@ class Member:
     self._logits = jax.jit(self._run)
 
   def __call__(self, images: jax.Array) -> jax.Array:
-    """Classifies images as they are stored: normalises them, and runs the network in evaluation mode.
+    """Classifies images as they are stored, in evaluation mode.
+
+    They are normalised as they were in training.
 
     Args:
       images: uint8[B, H, W, 3], or float32 in [0, 1].
@@ -71,7 +73,8 @@ def load(directory: str | os.PathLike, *, trust_code: bool = False) -> Member:
   name = keys.pop("model")
   if ":" in name and not trust_code:
     raise CheckpointError(
-      f"{directory} names the network {name!r}, whose module would be imported: pass trust_code=True if you "
+      f"{directory} names the network {name!r}, whose module would be imported: pass "
+      "trust_code=True if you "
       "trust it"
     )
   model = registry.resolve(

@@ -1,4 +1,4 @@
-"""Published weights: safetensors files in the naming of torchvision, timm or the authors' code, and runs of ours.
+"""Published weights: safetensors files as torchvision, timm or authors name them.
 
 Our networks name their modules as the published code names its own, dots included, so
 that one rule maps every parameter: the path joined by dots, `kernel` and `scale` being
@@ -75,7 +75,11 @@ def _published_shape(path: VariablePath, shape: Sequence[int]) -> tuple[int, ...
 
 
 def shapes(variables: PyTree) -> dict[str, tuple[int, ...]]:
-  """Returns published name -> shape in PyTorch's layout, for the variables of a network (arrays or their shapes)."""
+  """Returns published name -> shape in PyTorch's layout.
+
+  Args:
+    variables: of a network: arrays, or their shapes.
+  """
   flat = traverse_util.flatten_dict(variables)
   return {
     _published_name(path): _published_shape(path, x.shape) for path, x in flat.items()
@@ -94,7 +98,10 @@ def to_published(variables: PyTree) -> dict[str, np.ndarray]:
 
 
 def from_published(tensors: Mapping[str, np.ndarray], variables: PyTree) -> PyTree:
-  """Returns float32 arrays for the tree `variables` out of published names; those without a name keep what is there."""
+  """Returns the tree `variables` with the arrays of published names, in float32.
+
+  Variables that have no published array stay as they are.
+  """
   filled = {}
   for path, x in traverse_util.flatten_dict(variables).items():
     tensor = tensors.get(_published_name(path))
@@ -109,7 +116,7 @@ def from_published(tensors: Mapping[str, np.ndarray], variables: PyTree) -> PyTr
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-  """Reads all tensors of a safetensors file, or of a directory in which a run left a member's weights.
+  """Reads all tensors of a safetensors file, or of a member's directory of a run.
 
   Raises:
     DataError, CheckpointError: if it is missing or damaged.
@@ -122,14 +129,15 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     raise DataError(f"{path}: there is no such file") from error
   except (OSError, safetensors.SafetensorError) as error:
     raise DataError(
-      f"{path} is not an intact safetensors file ({error}): PyTorch's own files are converted by "
+      f"{path} is not an intact safetensors file ({error}): PyTorch's own files are "
+      "converted by "
       "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
     ) from error
   return _without_wrappers(tensors)
 
 
 def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Removes what PyTorch's DataParallel and batch normalisation leave in a file besides the weights."""
+  """Removes what DataParallel and batch normalisation add to PyTorch's files."""
   wrapped = bool(tensors) and all(name.startswith("module.") for name in tensors)
   kept = {}
   for name, tensor in tensors.items():

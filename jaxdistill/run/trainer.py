@@ -1,16 +1,16 @@
 """Trains a cohort: `train(config, workdir)` is the loop around the compiled step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import functools
 import os
 from pathlib import Path
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from jaxdistill.core.types import TrainState
+from jaxdistill.core.types import PyTree, TrainState
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import parameter_count
 from jaxdistill.engine.dispatch import (
@@ -42,7 +42,9 @@ def train(
   stop: Callable[[], bool] = _never,
   quiet: bool = False,
 ) -> dict[str, Any]:
-  """Trains the cohort that a config describes; continues where the workdir's newest checkpoint stands.
+  """Trains the cohort that a config describes.
+
+  Continues from the workdir's newest intact checkpoint, if there is one.
 
   Args:
     config: from a config file's `get_config()`, or `jaxdistill.load_config`.
@@ -73,53 +75,54 @@ def train(
     log = stack.enter_context(contextlib.closing(MetricLog(path, history.step)))
 
     session = _Session(experiment, config.batch_size, console)
-    if history.step < clock.total_steps:
-      session.compile(state, history.step)
-      stack.enter_context(console.progress(history.step, clock.total_steps))
-
     window = Window()
-    while history.step < clock.total_steps:
-      state = session.before_epoch(state, history.step)
-      state = session.dispatch(state)
-      history.step += session.steps_per_dispatch
-      console.advance(history.step, session.images_per_second)
+    with session.training(state, history.step):
+      while history.step < clock.total_steps:
+        state = session.before_epoch(state, history.step)
+        state = session.dispatch(state)
+        history.step += session.steps_per_dispatch
+        speed = session.images_per_second
+        console.advance(history.step, speed)
 
-      # What is due after this dispatch; all of it at the end of the run.
-      ended = history.step == clock.total_steps
-      stopping = stop() and not ended
-      evaluating = ended or history.step % periods.evaluate == 0
-      saving = ended or stopping or history.step % periods.checkpoint == 0
-      logging = evaluating or saving or history.step % periods.log == 0
+        # What is due after this dispatch; all of it at the end of the run.
+        ended = history.step == clock.total_steps
+        stopping = stop() and not ended
+        evaluating = ended or history.step % periods.evaluate == 0
+        saving = ended or stopping or history.step % periods.checkpoint == 0
+        logging = evaluating or saving or history.step % periods.log == 0
 
-      epoch = history.step / clock.steps_per_epoch
-      if logging:
-        session.collect(window)
-        history.add_training(window)
-        values = window.values(experiment.members)
-        log.write(history.step, epoch, "train", values)
-        _report_skipped(values, experiment, history.step, path, console)
-        window = Window()
-      if evaluating:
-        rows = session.evaluate(state)
-        improved = history.add_evaluation(rows)
-        log.write(history.step, epoch, "test", _named(rows))
-        console.evaluation(
-          history.step, clock.total_steps, epoch, session.images_per_second, rows
-        )
-        _save_members(
-          experiment, config, state, history, path, which="best", names=improved
-        )
-        session.restart_clock()
-      if saving:
-        checkpoints.save(state, history.step, history=history.to_dict())
-      if stopping:
-        raise Preempted(
-          f"stopped at step {history.step} of {clock.total_steps}, state saved: run the same command with "
-          f"--workdir={path} to go on"
-        )
+        epoch = history.step / clock.steps_per_epoch
+        if logging:
+          session.collect(window)
+          history.add_training(window)
+          values = window.values(experiment.members)
+          log.write(history.step, epoch, "train", values)
+          _report_skipped(values, experiment.members, history.step, console)
+          window = Window()
+        if evaluating:
+          rows = session.evaluate(state)
+          improved = history.add_evaluation(rows)
+          log.write(history.step, epoch, "test", _flatten(rows))
+          console.evaluation(
+            step=history.step,
+            total=clock.total_steps,
+            epoch=epoch,
+            images_per_second=speed,
+            rows=rows,
+          )
+          files = _member_files(experiment, config, state, history)
+          _save_members(files, path, which="best", names=improved)
+          session.restart_clock()
+        if saving:
+          checkpoints.save(state, history.step, history=history.to_dict())
+        if stopping:
+          raise Preempted(
+            f"stopped at step {history.step} of {clock.total_steps}, state saved: run "
+            f"the same command with --workdir={path} to go on"
+          )
 
-    names = experiment.members
-    _save_members(experiment, config, state, history, path, which="last", names=names)
+    files = _member_files(experiment, config, state, history)
+    _save_members(files, path, which="last", names=experiment.members)
     summary = history.summary(_parameter_counts(experiment, state))
     summary |= {"method": config.method.name, "config_digest": config_digest(config)}
     checkpoint.write_json(path / "summary.json", summary)
@@ -131,7 +134,7 @@ def train(
 def _start(
   experiment: Experiment, checkpoints: Checkpoints, console: Console
 ) -> tuple[TrainState, History]:
-  """Returns the state and the history of the newest intact checkpoint, or fresh ones."""
+  """Returns state and history of the newest intact checkpoint, or fresh ones."""
   columns = experiment.method.columns
   restored = checkpoints.restore(experiment.state)
   if restored:
@@ -166,6 +169,17 @@ class _Session:
     self._timed_steps = 0
     self._timed_since = time.perf_counter()
 
+  @contextlib.contextmanager
+  def training(self, state: TrainState, step: int) -> Iterator[None]:
+    """Compiles the step and shows the progress, if there are steps left."""
+    total = self._experiment.clock.total_steps
+    if step == total:
+      yield
+      return
+    self._compile(state, step)
+    with self._console.progress(step, total):
+      yield
+
   @functools.cached_property
   def _splits(self) -> dict[str, tuple[jax.Array, jax.Array]]:
     """Name -> (image uint8[N, H, W, 3], label i32[N]) on the devices."""
@@ -177,8 +191,11 @@ class _Session:
         placed[name] = sharding.put_replicated(mesh, (split.image, split.label))
     return placed
 
-  def compile(self, state: TrainState, step: int) -> None:
-    """Compiles the step, for as many steps a dispatch as all periods, and the step of the start, allow."""
+  def _compile(self, state: TrainState, step: int) -> None:
+    """Compiles the step.
+
+    A dispatch runs as many steps as all periods, and the step of the start, allow.
+    """
     experiment, console = self._experiment, self._console
     clock, periods = experiment.clock, experiment.periods
     limit = experiment.max_steps_per_dispatch
@@ -186,8 +203,10 @@ class _Session:
     count = common_period(lengths, limit)
     if count < min(10, limit):
       console.say(
-        "note: the steps of log_every, eval_every, checkpoint_every, an epoch and the run have only "
-        f"{count} as a common divisor, so a dispatch runs no more; '0.1 epochs' and the like allow more"
+        "note: the steps of log_every, eval_every, checkpoint_every, an epoch and "
+        "the run have only "
+        f"{count} as a common divisor, so a dispatch runs no more; '0.1 epochs' and "
+        "the like allow more"
       )
     dispatch = make_dispatch(
       experiment.train_step,
@@ -238,7 +257,7 @@ class _Session:
 
   def dispatch(self, state: TrainState) -> TrainState:
     """Starts one dispatch, and waits for the one before it to end."""
-    assert self._dispatch is not None, "compile first"
+    assert self._dispatch is not None, "enter training first"
     state, measured = self._dispatch(state, *self._splits["train"], self._order)
     if self._pending:
       # One dispatch ahead is enough to keep the device busy.
@@ -265,7 +284,7 @@ class _Session:
     self._timed_since = time.perf_counter()
 
   def evaluate(self, state: TrainState) -> dict[str, Row]:
-    """Measures the test split; returns members in member order, then the method's predictions."""
+    """Measures the test split: members in member order, then predictions."""
     experiment = self._experiment
     batch_size = experiment.eval_batch_size
     image, label = self._splits["test"]
@@ -284,7 +303,7 @@ def _counted(number: int, noun: str) -> str:
   return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _named(rows: dict[str, Row]) -> dict[str, float]:
+def _flatten(rows: dict[str, Row]) -> dict[str, float]:
   """Returns `<measure>/<name>` -> value."""
   values = {}
   for name, row in rows.items():
@@ -294,46 +313,45 @@ def _named(rows: dict[str, Row]) -> dict[str, float]:
 
 
 def _report_skipped(
-  values: dict[str, float],
-  experiment: Experiment,
-  step: int,
-  path: Path,
-  console: Console,
+  values: Mapping[str, float], members: Sequence[str], step: int, console: Console
 ) -> None:
-  """Warns of members whose updates were skipped.
+  """Warns of members whose updates were skipped since the last line.
 
   Raises:
     DivergedError: if no member was updated at all.
   """
-  skipped = {name: values[f"skipped/{name}"] for name in experiment.members}
+  skipped = {name: values[f"skipped/{name}"] for name in members}
   for name, fraction in skipped.items():
     if fraction:
       console.say(
-        f"warning: step {step}: {name} skipped {100 * fraction:.0f} % of the updates since the last line, its "
-        "loss or gradient was not finite"
+        f"warning: step {step}: {name} skipped {100 * fraction:.0f} % of the updates "
+        "since the last line, its loss or gradient was not finite"
       )
   if all(fraction == 1 for fraction in skipped.values()):
     raise DivergedError(
-      f"step {step}: no member has a finite update any more: lower optimizer.learning_rate or set "
-      f"optimizer.clip_norm; the last checkpoint in {path} is finite"
+      f"step {step}: no member has a finite update any more: lower "
+      "optimizer.learning_rate or set optimizer.clip_norm; the last checkpoint is "
+      "finite"
     )
 
 
-def _save_members(
-  experiment: Experiment,
-  config: ConfigDict,
-  state: TrainState,
-  history: History,
-  path: Path,
-  *,
-  which: str,
-  names: Sequence[str],
-) -> None:
-  """Writes the exported members among `names` as `members/<member>/<which>`; the method's modules stay behind."""
+class _MemberFile(NamedTuple):
+  """What is written of one member: see `member.save`."""
+
+  variables: PyTree
+  manifest: dict[str, Any]
+
+
+def _member_files(
+  experiment: Experiment, config: ConfigDict, state: TrainState, history: History
+) -> dict[str, _MemberFile]:
+  """Returns what is written of every exported member.
+
+  The method's own modules stay behind.
+  """
   dataset = experiment.dataset
+  files = {}
   for name in experiment.method.exported(experiment.members):
-    if name not in names:
-      continue
     group, _, k = name.rpartition(".")
     params, stats = jax.tree.map(
       lambda x, k=int(k): x[k], state.cohort[group].evaluated
@@ -348,7 +366,17 @@ def _save_members(
       "mean": dataset.mean,
       "std": dataset.std,
     }
-    member.save(path / "members" / name / which, {"params": params, **stats}, manifest)
+    files[name] = _MemberFile({"params": params, **stats}, manifest)
+  return files
+
+
+def _save_members(
+  files: Mapping[str, _MemberFile], path: Path, *, which: str, names: Sequence[str]
+) -> None:
+  """Writes those of `names` that are exported as `members/<member>/<which>`."""
+  for name, file in files.items():
+    if name in names:
+      member.save(path / "members" / name / which, file.variables, file.manifest)
 
 
 def _parameter_counts(experiment: Experiment, state: TrainState) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The working directory of a run: who may write there, and to which configuration it belongs."""
+"""The working directory of a run: who may write there, and its configuration."""
 
 from collections.abc import Iterator
 import contextlib
@@ -22,7 +22,7 @@ CONFIG_VERSION = 1
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-  """Creates the directory, proves that it can be written and holds its lock while the block runs.
+  """Creates the directory and holds its lock while the block runs.
 
   Raises:
     StorageError: if it cannot be written.
@@ -42,7 +42,8 @@ def _take_lock(path: Path) -> int:
     lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT, 0o644)
   except OSError as error:
     raise StorageError(
-      f"workdir {path} cannot be written: {error.strerror}: choose another with --workdir"
+      f"workdir {path} cannot be written: {error.strerror}: choose another with "
+      "--workdir"
     ) from error
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,7 +51,8 @@ def _take_lock(path: Path) -> int:
     holder = os.read(lock, 1000).decode(errors="replace").strip()
     os.close(lock)
     raise BusyError(
-      f"workdir {path} is in use by {holder or 'another process'}: wait for it, or choose another with "
+      f"workdir {path} is in use by {holder or 'another process'}: wait for it, or "
+      "choose another with "
       "--workdir"
     ) from error
   since = time.strftime("%F %T")
@@ -80,7 +82,7 @@ def _git(*args: str) -> str:
 
 
 def _git_revision() -> str | None:
-  """Revision of the working tree the package runs from, with "+changes" if it is not clean."""
+  """Revision of the tree the package runs from, with "+changes" if it is not clean."""
   try:
     changes = "+changes" if _git("status", "--porcelain", "-uno") else ""
     return _git("rev-parse", "HEAD") + changes
@@ -89,7 +91,7 @@ def _git_revision() -> str | None:
 
 
 def bind_config(path: Path, config: ConfigDict) -> None:
-  """Writes `config.json`, or checks that the one that is there belongs to this configuration.
+  """Writes `config.json`, or checks the one that is there against this config.
 
   Args:
     path: working directory.
@@ -110,7 +112,8 @@ def bind_config(path: Path, config: ConfigDict) -> None:
     differing = config_differences(old, config)
     if differing:
       raise ConfigError(
-        f"workdir {path} belongs to another configuration: {'; '.join(differing)}: choose another with "
+        f"workdir {path} belongs to another configuration: {'; '.join(differing)}: "
+        "choose another with "
         "--workdir"
       )
   record = {

@@ -1,4 +1,6 @@
-"""Lists the networks: parameters, work of a forward pass, and features, at the image size each is usually used with.
+"""Lists the networks with parameters, work of a forward pass, and features.
+
+Each is described at the image size that it is usually used with.
 
 python -m jaxdistill models                 # all of them, a minute or two
 python -m jaxdistill models resnet vit.vit_s
@@ -115,7 +117,8 @@ def main(argv: Sequence[str]) -> int:
   """Runs the command; returns the exit code."""
   parser = argparse.ArgumentParser(
     prog="python -m jaxdistill models",
-    description="List the networks with parameters, work of a forward pass over one image, and features.",
+    description="List the networks with parameters, work of a forward pass, and "
+    "features.",
     epilog="example: python -m jaxdistill models resnet vit.vit_s",
   )
   parser.add_argument(

@@ -1,4 +1,7 @@
-"""Draws what every perturbation does to images: `python -m jaxdistill perturbations --out=sheet.png`."""
+"""Draws what every perturbation does to images.
+
+python -m jaxdistill perturbations --out=sheet.png
+"""
 
 import argparse
 from collections.abc import Mapping, Sequence

@@ -17,7 +17,10 @@ class Linen(nn.Module):
   @nn.compact
   def __call__(self, image, train):
     x = nn.relu(layers.batch_norm(train)(layers.conv(4, 3, 2)(image)))
-    return ModelOutput(nn.Dense(self.num_classes)(x.mean((1, 2))), {"stage1": x, "pooled": x.mean((1, 2))})
+    return ModelOutput(
+      nn.Dense(self.num_classes)(x.mean((1, 2))),
+      {"stage1": x, "pooled": x.mean((1, 2))},
+    )
 
 
 class OnlyLogits(nn.Module):
@@ -28,14 +31,18 @@ class OnlyLogits(nn.Module):
   @nn.compact
   def __call__(self, x, *, deterministic=True):
     x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
-    return nn.Dense(self.num_classes, name="head")(nn.Dropout(0.5)(x, deterministic=deterministic))
+    return nn.Dense(self.num_classes, name="head")(
+      nn.Dropout(0.5)(x, deterministic=deterministic)
+    )
 
 
 class Nnx(nnx.Module):
   """An NNX module with batch statistics and dropout."""
 
   def __init__(self, num_classes, *, rngs):
-    self.conv = nnx.Conv(3, 4, (3, 3), strides=2, conv_general_dilated=layers.member_conv, rngs=rngs)
+    self.conv = nnx.Conv(
+      3, 4, (3, 3), strides=2, conv_general_dilated=layers.member_conv, rngs=rngs
+    )
     self.norm = nnx.BatchNorm(4, rngs=rngs)
     self.dropout = nnx.Dropout(0.1, rngs=rngs)
     self.head = nnx.Linear(4, num_classes, rngs=rngs)
@@ -50,7 +57,9 @@ class NnxWithFeatures(Nnx):
 
   def __call__(self, x, train):
     x = nnx.relu(self.norm(self.conv(x), use_running_average=not train))
-    return ModelOutput(self.head(x.mean((1, 2))), {"stage1": x, "pooled": x.mean((1, 2))})
+    return ModelOutput(
+      self.head(x.mean((1, 2))), {"stage1": x, "pooled": x.mean((1, 2))}
+    )
 
 
 def linen(*, num_classes, dtype=jnp.float32):

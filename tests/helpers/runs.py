@@ -3,62 +3,155 @@
 import json
 import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
+import time
 
+import jax
+import numpy as np
 
-from jaxdistill.run import recipes
+from jaxdistill.run import checkpoint, recipes
 from jaxdistill.run.config import apply_overrides, group
-
 from tests.helpers import settings
 
 ROOT = Path(__file__).parent.parent.parent
 
-CONFIG = '''
+CONFIG = """
 from jaxdistill.run import recipes
 from jaxdistill.run.config import group, perturbation
 
 
 def get_config():
   config = recipes.digits("competitive")
-  config.batch_size, config.steps = 64, 12
-  config.log_every, config.eval_every, config.checkpoint_every = "2 steps", "4 steps", "2 steps"
+  config.batch_size = 64
+  config.steps = 12
+  config.log_every = "2 steps"
+  config.eval_every = "4 steps"
+  config.checkpoint_every = "2 steps"
   config.perturb = perturbation(ops=("mixup", "noise"), every=2)
   config.cohort.convnet = group("small.convnet", members=2, width=4)
   return config
-'''
+"""
+
+TINY = (
+  "batch_size=64",
+  "steps=12",
+  "log_every=2 steps",
+  "eval_every=4 steps",
+  "checkpoint_every=2 steps",
+  "mesh.devices=1",
+)
 
 
 def config(method="competitive", *overrides):
   """A pair of tiny networks on digits for twelve steps."""
   result = recipes.digits(method)
   result.cohort.convnet = group("small.convnet", members=2, width=4)
-  apply_overrides(result, ["batch_size=64", "steps=12", "log_every=2 steps", "eval_every=4 steps",
-                               "checkpoint_every=2 steps", "mesh.devices=1", *overrides])
+  apply_overrides(result, [*TINY, *overrides])
   return result
 
 
 def write_config(directory):
+  """Writes the same, perturbed in every other step, as a config file."""
   path = Path(directory) / "tiny.py"
   path.write_text(CONFIG)
   return path
 
 
 def command(path, *args):
+  """The command line that trains from a config file."""
   return [sys.executable, "-m", "jaxdistill.main", f"--config={path}", *args]
 
 
 def environment(devices=1):
   """One device unless told otherwise, and the compile cache of the tests."""
-  return {**os.environ, "XLA_FLAGS": f"{settings.FAST_COMPILE} --xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu",
-          "JAX_COMPILATION_CACHE_DIR": settings.CACHE, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+  flags = f"{settings.FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
+  return {
+    **os.environ,
+    "XLA_FLAGS": flags,
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": settings.CACHE,
+    "PYTHONPATH": str(ROOT),
+    "COLUMNS": "200",
+  }
+
+
+def run_module(*args, cwd=None, devices=1):
+  """Runs `python -m ...` to its end; returns the finished process."""
+  return subprocess.run(
+    [sys.executable, "-m", *args],
+    capture_output=True,
+    text=True,
+    timeout=300,
+    cwd=cwd or ROOT,
+    env=environment(devices),
+  )
 
 
 def run(path, *args, cwd=None, devices=1):
-  """Runs the command line to its end; returns the finished process."""
-  return subprocess.run(command(path, *args), capture_output=True, text=True, timeout=300, cwd=cwd or ROOT,
-                        env=environment(devices))
+  """Trains from a config file in a process of its own; returns it when it has ended."""
+  arguments = command(path, *args)[2:]
+  return run_module(*arguments, cwd=cwd, devices=devices)
 
 
 def metrics(workdir):
-  return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+  """The lines of a run's metrics."""
+  text = (Path(workdir) / "metrics.jsonl").read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def last_checkpoint(workdir):
+  """(path of a leaf -> array, manifest) of a run's last checkpoint."""
+  path = sorted((Path(workdir) / "checkpoints").iterdir())[-1]
+  tree, manifest = checkpoint.load(path)
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(key): leaf for key, leaf in leaves}, manifest
+
+
+def assert_same_run(first, second):
+  """Bit-identical parameters and equal metric lines, each step once."""
+  first_arrays, first_manifest = last_checkpoint(first)
+  second_arrays, second_manifest = last_checkpoint(second)
+  assert first_manifest["step"] == second_manifest["step"]
+  assert first_arrays.keys() == second_arrays.keys()
+  for name, array in first_arrays.items():
+    np.testing.assert_array_equal(array, second_arrays[name], err_msg=name)
+  assert metrics(first) == metrics(second)
+  assert first_manifest["history"] == second_manifest["history"]
+
+
+def _logged_step(workdir):
+  """The last step that a running process has logged."""
+  path = Path(workdir) / "metrics.jsonl"
+  if not path.exists():
+    return 0
+  lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+  return max((json.loads(line)["step"] for line in lines), default=0)
+
+
+def start_and_signal(config, workdir, step, number=signal.SIGKILL, delay=0.0):
+  """Starts a run and signals it once it has logged `step`.
+
+  Returns:
+    Its exit code and what it said to stderr.
+  """
+  process = subprocess.Popen(
+    command(config, f"--workdir={workdir}"),
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+    cwd=ROOT,
+    env=environment(),
+  )
+  deadline = time.time() + 200
+  try:
+    while _logged_step(workdir) < step and process.poll() is None:
+      assert time.time() < deadline, "the run logs nothing"
+      time.sleep(0.005)
+    time.sleep(delay)
+    process.send_signal(number)
+    return process.wait(timeout=100), process.stderr.read()
+  finally:
+    process.kill()
+    process.stderr.close()

@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-# Unoptimised code compiles several times faster, and compilation is most of what the tests do.
+# Unoptimised code compiles several times faster, and compilation is most of the work.
 FAST_COMPILE = "--xla_backend_optimization_level=0"
 # See jaxdistill/engine/sharding.py.
 IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
@@ -13,7 +13,7 @@ CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(
 
 
 def apply(devices: int) -> None:
-  """Sets the environment of this process: a CPU that plays several devices, and the shared compile cache."""
+  """Sets this process up: a CPU that plays several devices, the compile cache."""
   flags = f"{FAST_COMPILE} {IN_ORDER} --xla_force_host_platform_device_count={devices}"
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
   os.environ["JAX_PLATFORMS"] = "cpu"

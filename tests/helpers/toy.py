@@ -1,4 +1,7 @@
-"""The smallest cohort that has everything: convolution, batch norm, a dense layer, two architectures."""
+"""The smallest cohort that has everything.
+
+Convolution, batch normalisation, a dense layer, two architectures.
+"""
 
 import functools
 
@@ -54,7 +57,7 @@ def optimizer(**keys):
 
 
 def cohort(kind="mixed", unroll=False, tx=None):
-  """Specs of a cohort: three or two of one architecture, one alone, or two and one of another."""
+  """Specs of a cohort: members of one architecture, or of two."""
   tx = tx or optimizer()
 
   def group(name, width, size):
@@ -101,7 +104,7 @@ def views_of(num_members, ops=(), every=1, per_member=False):
 
 
 class Trial:
-  """A cohort, a method and their jitted step on some devices: compiled once, run from any state."""
+  """A cohort, a method and their jitted step: compiled once, run from any state."""
 
   def __init__(
     self, method, specs, *, devices=1, ops=(), every=1, update_order="simultaneous"

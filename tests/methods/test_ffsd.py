@@ -296,7 +296,9 @@ def moved(jacobian):
   return np.max(nonzero, axis=0).tolist()
 
 
-@pytest.mark.parametrize("variant", ["released", "paper"])
+@pytest.mark.parametrize(
+  "variant", ["released", pytest.param("paper", marks=pytest.mark.slow)]
+)
 def test_each_loss_trains_its_own_part_only(rng, variant):
   which = method("ffsd", variant=variant, diversity_weight=1.0, ramp_epochs=0)
   outputs = random_outputs(rng)

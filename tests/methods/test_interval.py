@@ -15,7 +15,6 @@ from jaxdistill.methods import _tables
 from jaxdistill.run import build
 from tests.helpers import runs, toy
 from tests.helpers.on_logits import evaluate, method
-from tests.run.test_train import assert_same_run, start_and_signal
 
 SHORT = {"independent_epochs": 1, "distillation_epochs": 1}
 
@@ -106,6 +105,7 @@ def test_the_teacher_is_the_cohort_at_the_end_of_the_independent_epochs(teacher)
     jax.tree.map(np.testing.assert_array_equal, kept, variables_of(before))
 
 
+@pytest.mark.slow
 def test_table_and_snapshot_agree_without_augmentation():
   losses = {}
   for teacher in ("table", "snapshot"):
@@ -115,6 +115,7 @@ def test_table_and_snapshot_agree_without_augmentation():
   np.testing.assert_allclose(losses["table"], losses["snapshot"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_compressed_tables_teach_nearly_the_same():
   def last_kl(**kwargs):
     trial = toy.Trial(method("interval", **SHORT, **kwargs), toy.cohort("same"))
@@ -202,6 +203,6 @@ def test_killed_within_a_cycle_and_run_again_ends_with_the_same_bits(tmp_path):
       phases.append(line["distilling"])
   assert phases[0] == 0 and max(phases) == 1 and phases.count(0) >= 2
 
-  start_and_signal(config, broken, 22, signal.SIGKILL, 0.02)
+  runs.start_and_signal(config, broken, 22, signal.SIGKILL, 0.02)
   assert runs.run(config, f"--workdir={broken}").returncode == 0
-  assert_same_run(whole, broken)
+  runs.assert_same_run(whole, broken)

@@ -128,6 +128,7 @@ def test_general_without_held_out_examples_is_refused():
     build.build(runs.config("kdcl.general"))
 
 
+@pytest.mark.slow
 def test_a_run_with_held_out_examples(tmp_path):
   """144 of the 1,438 digits are held out, and weights are logged.
 

@@ -9,7 +9,6 @@ import jaxdistill
 from jaxdistill.errors import Preempted
 from jaxdistill.run import checkpoint
 from tests.helpers import runs
-from tests.run.test_train import assert_same_run
 
 # Method, keys, and what must be in its state. Five steps are an epoch of 256 digits.
 CASES = [
@@ -65,7 +64,7 @@ def test_stopped_and_resumed_is_the_same_run(tmp_path, name, overrides, kept):
     except Preempted:
       pass
   train(tmp_path / "broken")
-  assert_same_run(tmp_path / "whole", tmp_path / "broken")
+  runs.assert_same_run(tmp_path / "whole", tmp_path / "broken")
   state, _ = checkpoint.load(sorted((tmp_path / "whole" / "checkpoints").iterdir())[-1])
   for part in kept:
     assert part in state["method"]["memory"]

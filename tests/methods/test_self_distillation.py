@@ -11,6 +11,7 @@ import pytest
 
 import jaxdistill
 from jaxdistill import losses
+from jaxdistill.core import registry
 from jaxdistill.core.types import ModelOutput, Perturbation
 from jaxdistill.data import Dataset
 from jaxdistill.errors import ConfigError
@@ -250,6 +251,7 @@ def test_every_subset_of_the_parts_trains(parts):
     )
 
 
+@pytest.mark.slow
 def test_branches_alone_are_the_method_of_shallow_classifiers():
   """Up to the deepest cross-entropy, which the combination counts once more."""
 
@@ -298,7 +300,7 @@ def one_stage(*, num_classes, dtype) -> nn.Module:
 
 def unnumbered(*, test_fraction=0.2) -> Dataset:
   """Digits without a stable index, as a shuffled stream of records has none."""
-  digits = jaxdistill.registry.resolve("data", "digits")
+  digits = registry.resolve("data", "digits")
   return digits._replace(stable_index=False)
 
 

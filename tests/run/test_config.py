@@ -27,45 +27,116 @@ def test_every_config_is_valid_and_says_how_to_run_it(path):
 def test_the_papers_recipe():
   config = load_config(str(Path(DIGITS).with_name("cifar100_competitive.py")))
   assert config.batch_size == 128 and config.method.alpha == config.method.beta == 1
-  assert config.cohort.resnet32.to_dict() == {"model": "resnet_cifar.resnet32", "members": 2, "init": "", "optimizer": {}, "width": 16}
+  assert config.cohort.resnet32.to_dict() == {
+    "model": "resnet_cifar.resnet32",
+    "members": 2,
+    "init": "",
+    "optimizer": {},
+    "width": 16,
+  }
   optimizer = config.optimizer
-  assert (optimizer.name, optimizer.learning_rate, optimizer.momentum, optimizer.nesterov) == ("sgd", 0.1, 0.9, True)
+  assert (
+    optimizer.name,
+    optimizer.learning_rate,
+    optimizer.momentum,
+    optimizer.nesterov,
+  ) == ("sgd", 0.1, 0.9, True)
   assert optimizer.schedule == "step" and optimizer.weight_decay > 0
 
 
 def test_overrides_take_the_type_of_the_key():
-  config = load_config(DIGITS, ["epochs=2", "batch_size=32", "optimizer.nesterov=false", "method.teachers=all_better",
-                                    "optimizer.milestones=50%,75%", "perturb.resized_crop.scale=(0.2, 0.4)",
-                                    "cohort.convnet.members=3", "perturb.ops=noise", "optimizer.learning_rate=1e-2"])
+  config = load_config(
+    DIGITS,
+    [
+      "epochs=2",
+      "batch_size=32",
+      "optimizer.nesterov=false",
+      "method.teachers=all_better",
+      "optimizer.milestones=50%,75%",
+      "perturb.resized_crop.scale=(0.2, 0.4)",
+      "cohort.convnet.members=3",
+      "perturb.ops=noise",
+      "optimizer.learning_rate=1e-2",
+    ],
+  )
   assert config.epochs == 2.0 and isinstance(config.epochs, float)
-  assert config.batch_size == 32 and config.optimizer.nesterov is False and config.cohort.convnet.members == 3
-  assert config.optimizer.milestones == ("50%", "75%") and config.perturb.ops == ("noise",)
-  assert config.perturb.resized_crop.scale == (0.2, 0.4) and config.optimizer.learning_rate == 0.01
+  assert (
+    config.batch_size == 32
+    and config.optimizer.nesterov is False
+    and config.cohort.convnet.members == 3
+  )
+  assert config.optimizer.milestones == ("50%", "75%") and config.perturb.ops == (
+    "noise",
+  )
+  assert (
+    config.perturb.resized_crop.scale == (0.2, 0.4)
+    and config.optimizer.learning_rate == 0.01
+  )
 
 
 def test_swapping_a_component_brings_its_keys_and_keeps_shared_values():
-  config = load_config(DIGITS, ["method.reduce=sum", "method.temperature=3", "method.name=dml",
-                                    "cohort.convnet.model=resnet_cifar.resnet20"])
-  assert config.method.to_dict() == {"name": "dml", "weight": 1.0, "temperature": 3.0, "reduce": "sum", "target": "pairwise"}
-  assert config.cohort.convnet.model == "resnet_cifar.resnet20" and config.cohort.convnet.members == 2
+  config = load_config(
+    DIGITS,
+    [
+      "method.reduce=sum",
+      "method.temperature=3",
+      "method.name=dml",
+      "cohort.convnet.model=resnet_cifar.resnet20",
+    ],
+  )
+  assert config.method.to_dict() == {
+    "name": "dml",
+    "weight": 1.0,
+    "temperature": 3.0,
+    "reduce": "sum",
+    "target": "pairwise",
+  }
+  assert (
+    config.cohort.convnet.model == "resnet_cifar.resnet20"
+    and config.cohort.convnet.members == 2
+  )
 
 
 def test_a_group_may_have_an_optimizer_of_its_own():
-  config = load_config(DIGITS, ["cohort.convnet.optimizer.learning_rate=1", "cohort.convnet.model=resnet_cifar.resnet20",
-                                    "cohort.convnet.optimizer.name=adamw", "cohort.convnet.init=x"])
-  assert config.cohort.convnet.optimizer.to_dict() == {"learning_rate": 1.0, "name": "adamw"}
-  assert config.cohort.convnet.init == "x" and config.cohort.resnet8.optimizer.to_dict() == {}
-  rates = {spec.name: spec.tx for spec in build._specs(config, lambda **keys: keys.get("learning_rate", 0.05), 10)}
+  config = load_config(
+    DIGITS,
+    [
+      "cohort.convnet.optimizer.learning_rate=1",
+      "cohort.convnet.model=resnet_cifar.resnet20",
+      "cohort.convnet.optimizer.name=adamw",
+      "cohort.convnet.init=x",
+    ],
+  )
+  assert config.cohort.convnet.optimizer.to_dict() == {
+    "learning_rate": 1.0,
+    "name": "adamw",
+  }
+  assert (
+    config.cohort.convnet.init == "x"
+    and config.cohort.resnet8.optimizer.to_dict() == {}
+  )
+  rates = {
+    spec.name: spec.tx
+    for spec in build._specs(config, lambda **keys: keys.get("learning_rate", 0.05), 10)
+  }
   assert rates == {"convnet": 1.0, "resnet8": 0.05}
 
 
-@pytest.mark.parametrize("assignment, message", [
+@pytest.mark.parametrize(
+  "assignment, message",
+  [
     ("cohort.convnet.optimizer.rate=1", "unknown key 'cohort.convnet.optimizer.rate'"),
-    ("cohort.convnet.optimizer.learning_rate=fast", "cohort.convnet.optimizer.learning_rate must be float, got 'fast'"),
+    (
+      "cohort.convnet.optimizer.learning_rate=fast",
+      "cohort.convnet.optimizer.learning_rate must be float, got 'fast'",
+    ),
     ("label_smoothing=1", r"label_smoothing must be in \[0, 1\), got 1.0"),
     ("ema_decay=-0.1", r"ema_decay must be in \[0, 1\), got -0.1"),
     ("lerning_rate=1", "unknown key 'lerning_rate'"),
-    ("optimizer.lerning_rate=1", "unknown key 'optimizer.lerning_rate'; did you mean 'optimizer.learning_rate'"),
+    (
+      "optimizer.lerning_rate=1",
+      "unknown key 'optimizer.lerning_rate'; did you mean 'optimizer.learning_rate'",
+    ),
     ("method.alhpa=1", "unknown key 'method.alhpa'; did you mean 'method.alpha'"),
     ("methd.alpha=1", "unknown key 'methd.alpha'; did you mean 'method.alpha'"),
     ("method=dml", "unknown key 'method'"),
@@ -83,8 +154,13 @@ def test_a_group_may_have_an_optimizer_of_its_own():
     ("update_order=parallel", "update_order must be simultaneous or sequential"),
     ("cohort.convnet.members=0", "cohort.convnet.members must be at least 1, got 0"),
     ("method.name=dlm", "there is no method 'dlm'; did you mean 'dml'"),
-    ("cohort.convnet.model=resnet_cifar.resnet33", "there is no model 'resnet_cifar.resnet33'; did you mean 'resnet_cifar.resnet32'"),
-    ("seed", "'seed' is not of the form key=value")])
+    (
+      "cohort.convnet.model=resnet_cifar.resnet33",
+      "there is no model 'resnet_cifar.resnet33'; did you mean 'resnet_cifar.resnet32'",
+    ),
+    ("seed", "'seed' is not of the form key=value"),
+  ],
+)
 def test_bad_overrides_are_refused(assignment, message):
   with pytest.raises(ConfigError, match=message):
     load_config(DIGITS, [assignment])
@@ -124,4 +200,6 @@ def test_digest_and_differences_ignore_harmless_keys():
   assert config_digest(plain) == config_digest(harmless) != config_digest(other)
   assert config_differences(plain.to_dict(), harmless.to_dict()) == []
   assert config_differences(plain.to_dict(), other.to_dict()) == [
-      "method.alpha: there 1.0, here 0.5", "seed: there 0, here 1"]
+    "method.alpha: there 1.0, here 0.5",
+    "seed: there 0, here 1",
+  ]

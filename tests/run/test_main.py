@@ -20,60 +20,167 @@ CONFIGS = sorted((runs.ROOT / "configs").glob("*.py"))
 @pytest.fixture
 def command(tmp_path, monkeypatch, capfd):
   """Runs the command line in this process; fails if it gets as far as compiling the step."""
-  def call(*args, config=runs.ROOT / "configs" / "digits_competitive.py", workdir="run"):
+
+  def call(
+    *args, config=runs.ROOT / "configs" / "digits_competitive.py", workdir="run"
+  ):
     def compiled(*_, **__):
       raise AssertionError("compiled before refusing")
+
     monkeypatch.setattr(step, "make_resident_step", compiled)
-    monkeypatch.setattr(sys, "argv", ["main", f"--config={config}", f"--workdir={tmp_path / workdir}", *args])
+    monkeypatch.setattr(
+      sys,
+      "argv",
+      ["main", f"--config={config}", f"--workdir={tmp_path / workdir}", *args],
+    )
     with flagsaver.flagsaver():
       code = main.main()
     return code, capfd.readouterr().err
+
   return call
 
 
 def save_arrays(path, **changes):
   rng = np.random.default_rng(0)
-  arrays = {"images_train": rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), "labels_train": np.arange(64) % 100,
-            "images_test": rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8), "labels_test": np.arange(24)}
+  arrays = {
+    "images_train": rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8),
+    "labels_train": np.arange(64) % 100,
+    "images_test": rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8),
+    "labels_test": np.arange(24),
+  }
   np.savez(path, **{**arrays, **changes})
   return path
 
 
-@pytest.mark.parametrize("args, message", [
-    (["--config.optimizer.lerning_rate=0.1"], "unknown key 'optimizer.lerning_rate'; did you mean 'optimizer.learning_rate'?"),
+@pytest.mark.parametrize(
+  "args, message",
+  [
+    (
+      ["--config.optimizer.lerning_rate=0.1"],
+      "unknown key 'optimizer.lerning_rate'; did you mean 'optimizer.learning_rate'?",
+    ),
     (["--config.epochs=ten"], "epochs must be float, got 'ten'"),
-    (["--config.optimizer.learning_rate=-0.1"], "optimizer.learning_rate must be a finite number above 0, got -0.1"),
-    (["--config.optimizer.learning_rate=nan"], "optimizer.learning_rate must be a finite number above 0, got nan"),
-    (["--config.method.temperature=0"], "method: temperature must be a finite number above 0, got 0.0"),
-    (["--config.method.alpha=nan"], "method: alpha must be a finite number of at least 0, got nan"),
-    (["--config.method.feature=stage9"], "method.feature 'stage9' is not a feature of convnet: it has"),
-    (["--config.method.projector=none", "--config.cohort.convnet.width=8"], "method.projector is 'none', but pooled has size 32 in convnet and 64"),
-    (["--config.batch_size=60"], "batch_size 60 is not divisible by 8 devices: take 56 or 64"),
-    (["--config.batch_size=4096"], "batch_size 4096 is larger than the training set of 1438 images"),
+    (
+      ["--config.optimizer.learning_rate=-0.1"],
+      "optimizer.learning_rate must be a finite number above 0, got -0.1",
+    ),
+    (
+      ["--config.optimizer.learning_rate=nan"],
+      "optimizer.learning_rate must be a finite number above 0, got nan",
+    ),
+    (
+      ["--config.method.temperature=0"],
+      "method: temperature must be a finite number above 0, got 0.0",
+    ),
+    (
+      ["--config.method.alpha=nan"],
+      "method: alpha must be a finite number of at least 0, got nan",
+    ),
+    (
+      ["--config.method.feature=stage9"],
+      "method.feature 'stage9' is not a feature of convnet: it has",
+    ),
+    (
+      ["--config.method.projector=none", "--config.cohort.convnet.width=8"],
+      "method.projector is 'none', but pooled has size 32 in convnet and 64",
+    ),
+    (
+      ["--config.batch_size=60"],
+      "batch_size 60 is not divisible by 8 devices: take 56 or 64",
+    ),
+    (
+      ["--config.batch_size=4096"],
+      "batch_size 4096 is larger than the training set of 1438 images",
+    ),
     (["--config.mesh.devices=9"], "mesh.devices is 9, but there are 8"),
-    (["--config.eval_every=often"], "eval_every is 'often': write '500 steps', '2 epochs' or '30%'"),
-    (["--config.perturb.every=0"], "perturb.every must be a finite number above 0, got 0"),
-    (["--config.perturb.noise.stddev=-1"], "perturb.noise: stddev must be a finite number above 0, got -1.0"),
-    (["--config.perturb.ops=noise,nosie"], "there is no perturbation 'nosie'; did you mean 'noise'?"),
-    (["--config.data.test_fraction=2"], "data: test_fraction must lie between 0 and 1, got 2.0"),
-    (["--config.data.name=cifar.cifar100", "--config.data.dir=/nowhere"], "the directory /nowhere does not exist"),
-    (["--config.data.name=npz", "--config.data.path=/nowhere.npz"], "/nowhere.npz: there is no such file"),
-    (["--config.cohort.convnet.model=wide_resnet.wrn", "--config.cohort.convnet.depth=17"], "cohort.convnet: depth must be 6n + 4"),
-    (["--config.method.name=kdcl.general"], "method kdcl.general needs examples that are not trained on: set holdout to their number"),
-    (["--config.method.name=kdcl.general", "--config.holdout=2000"], "holdout 2000 takes 200 examples of class 0, of which digits has 142"),
-    (["--config.method.name=ffsd", "--config.method.leader=boss"], "method: leader 'boss' is no member: members are convnet.0"),
-    (["--config.method.name=ffsd", "--config.cohort.resnet8.members=2"], "method: the common students must have one architecture: stage1"),
-    (["--config.method.name=interval"], "method: cycles of 10 + 30 epochs do not fit a run of 30 epochs: set epochs to 40 or 80"),
-    (["--config.method.name=byot", "--config.method.stages=stage9"], "method: stages: 'stage9' is not a feature of convnet: it has"),
-    (["--config.optimizer.no_decay=bias,scael"], "optimizer.no_decay: no network has a parameter 'scael'; did you mean 'scale'?"),
-    (["--config.cohort.convnet.optimizer.no_decay=scael"], "optimizer.no_decay: no network has a parameter 'scael'"),
-    (["--config.cohort.convnet.init=/nowhere.safetensors"], "/nowhere.safetensors: there is no such file"),
-    (["--config.cohort.resnet8.model=alexnet"], "cohort.resnet8: the images have 8x8 pixels, this network needs 63 a side; some take stem='cifar'"),
-    (["--config.cohort.resnet8.model=vit.vit_s"], "cohort.resnet8: patch must divide the sides of the 8x8 input, got 16; resize can change them"),
-    (["--config.cohort.resnet8.optimizer.learning_rate=-1"], "cohort.resnet8: optimizer.learning_rate must be a finite number above 0, got -1.0"),
+    (
+      ["--config.eval_every=often"],
+      "eval_every is 'often': write '500 steps', '2 epochs' or '30%'",
+    ),
+    (
+      ["--config.perturb.every=0"],
+      "perturb.every must be a finite number above 0, got 0",
+    ),
+    (
+      ["--config.perturb.noise.stddev=-1"],
+      "perturb.noise: stddev must be a finite number above 0, got -1.0",
+    ),
+    (
+      ["--config.perturb.ops=noise,nosie"],
+      "there is no perturbation 'nosie'; did you mean 'noise'?",
+    ),
+    (
+      ["--config.data.test_fraction=2"],
+      "data: test_fraction must lie between 0 and 1, got 2.0",
+    ),
+    (
+      ["--config.data.name=cifar.cifar100", "--config.data.dir=/nowhere"],
+      "the directory /nowhere does not exist",
+    ),
+    (
+      ["--config.data.name=npz", "--config.data.path=/nowhere.npz"],
+      "/nowhere.npz: there is no such file",
+    ),
+    (
+      [
+        "--config.cohort.convnet.model=wide_resnet.wrn",
+        "--config.cohort.convnet.depth=17",
+      ],
+      "cohort.convnet: depth must be 6n + 4",
+    ),
+    (
+      ["--config.method.name=kdcl.general"],
+      "method kdcl.general needs examples that are not trained on: set holdout to their number",
+    ),
+    (
+      ["--config.method.name=kdcl.general", "--config.holdout=2000"],
+      "holdout 2000 takes 200 examples of class 0, of which digits has 142",
+    ),
+    (
+      ["--config.method.name=ffsd", "--config.method.leader=boss"],
+      "method: leader 'boss' is no member: members are convnet.0",
+    ),
+    (
+      ["--config.method.name=ffsd", "--config.cohort.resnet8.members=2"],
+      "method: the common students must have one architecture: stage1",
+    ),
+    (
+      ["--config.method.name=interval"],
+      "method: cycles of 10 + 30 epochs do not fit a run of 30 epochs: set epochs to 40 or 80",
+    ),
+    (
+      ["--config.method.name=byot", "--config.method.stages=stage9"],
+      "method: stages: 'stage9' is not a feature of convnet: it has",
+    ),
+    (
+      ["--config.optimizer.no_decay=bias,scael"],
+      "optimizer.no_decay: no network has a parameter 'scael'; did you mean 'scale'?",
+    ),
+    (
+      ["--config.cohort.convnet.optimizer.no_decay=scael"],
+      "optimizer.no_decay: no network has a parameter 'scael'",
+    ),
+    (
+      ["--config.cohort.convnet.init=/nowhere.safetensors"],
+      "/nowhere.safetensors: there is no such file",
+    ),
+    (
+      ["--config.cohort.resnet8.model=alexnet"],
+      "cohort.resnet8: the images have 8x8 pixels, this network needs 63 a side; some take stem='cifar'",
+    ),
+    (
+      ["--config.cohort.resnet8.model=vit.vit_s"],
+      "cohort.resnet8: patch must divide the sides of the 8x8 input, got 16; resize can change them",
+    ),
+    (
+      ["--config.cohort.resnet8.optimizer.learning_rate=-1"],
+      "cohort.resnet8: optimizer.learning_rate must be a finite number above 0, got -1.0",
+    ),
     (["--config.views=mine"], "views must be shared or per_member, got 'mine'"),
     (["--lr=1"], "command line: unknown argument '--lr=1'"),
-    (["--debug=perhaps"], "command line: ")])
+    (["--debug=perhaps"], "command line: "),
+  ],
+)
 def test_bad_input_is_refused_in_one_line(command, tmp_path, args, message):
   code, said = command(*args)
   assert code == 2 and said.startswith("jaxdistill: error: ") and message in said
@@ -84,19 +191,39 @@ def test_bad_input_is_refused_in_one_line(command, tmp_path, args, message):
 def test_one_member_is_not_a_competition(command, tmp_path):
   (tmp_path / "one.py").write_text(runs.CONFIG.replace("members=2", "members=1"))
   code, said = command(config=tmp_path / "one.py")
-  assert code == 2 and "method competitive needs at least 2 members, the cohort has 1" in said
+  assert (
+    code == 2
+    and "method competitive needs at least 2 members, the cohort has 1" in said
+  )
 
 
-@pytest.mark.parametrize("changes, message", [
+@pytest.mark.parametrize(
+  "changes, message",
+  [
     ({"labels_train": np.full(64, 100)}, "label 100 of example 0 is outside 0..99"),
     ({"labels_test": np.arange(24) - 1}, "label -1 of example 0 is outside 0..99"),
     ({"labels_train": np.arange(64) + 0.5}, "labels must be integers"),
-    ({"images_test": np.zeros((24, 31, 32, 3), np.uint8)}, "training images are [32, 32, 3], test images [31, 32, 3]"),
-    ({"images_train": np.zeros((64, 32, 32), np.uint8)}, "images must be uint8[N, H, W, 3]"),
-    ({"images_train": np.zeros((63, 32, 32, 3), np.uint8)}, "63 images but labels of shape [64]")])
+    (
+      {"images_test": np.zeros((24, 31, 32, 3), np.uint8)},
+      "training images are [32, 32, 3], test images [31, 32, 3]",
+    ),
+    (
+      {"images_train": np.zeros((64, 32, 32), np.uint8)},
+      "images must be uint8[N, H, W, 3]",
+    ),
+    (
+      {"images_train": np.zeros((63, 32, 32, 3), np.uint8)},
+      "63 images but labels of shape [64]",
+    ),
+  ],
+)
 def test_bad_data_is_refused_in_one_line(command, tmp_path, changes, message):
   path = save_arrays(tmp_path / "data.npz", **changes)
-  code, said = command("--config.data.name=npz", f"--config.data.path={path}", "--config.data.num_classes=100")
+  code, said = command(
+    "--config.data.name=npz",
+    f"--config.data.path={path}",
+    "--config.data.num_classes=100",
+  )
   assert code == 2 and message in said and said.count("\n") == 1
   assert list(tmp_path.iterdir()) == [path]
 
@@ -111,7 +238,11 @@ def test_help_lists_flags_and_components(monkeypatch, capfd):
   monkeypatch.setattr(sys, "argv", ["main", "--help"])
   assert main.main() == 0
   said = capfd.readouterr().out
-  assert "--workdir" in said and "methods: byot, competitive, dml, ffsd, independent" in said and "resnet_cifar.resnet32" in said
+  assert (
+    "--workdir" in said
+    and "methods: byot, competitive, dml, ffsd, independent" in said
+    and "resnet_cifar.resnet32" in said
+  )
 
 
 def test_no_config_and_debug(command, monkeypatch, capfd):
@@ -124,10 +255,18 @@ def test_no_config_and_debug(command, monkeypatch, capfd):
 
 # A network that compiles quickly in the place of each; MobileNet's is another architecture than ResNet's.
 CONVNET, TOKENS = ("model=small.convnet", "width=4"), ("dim=8", "depth=1", "resize=0")
-SHALLOW = {"small": (), "resnet": CONVNET, "resnet_cifar": CONVNET, "vgg": CONVNET, "wide_resnet": ("depth=8", "widen=1"),
-           "mobilenet": ("model=resnet_cifar.resnet8", "width=4"), "alexnet": ("model=resnet_cifar.resnet8", "width=4"),
-           "vit": ("model=vit", *TOKENS, "heads=2"), "ceit": ("model=ceit", *TOKENS, "heads=2"),
-           "vim": ("model=vim", *TOKENS, "state=2")}
+SHALLOW = {
+  "small": (),
+  "resnet": CONVNET,
+  "resnet_cifar": CONVNET,
+  "vgg": CONVNET,
+  "wide_resnet": ("depth=8", "widen=1"),
+  "mobilenet": ("model=resnet_cifar.resnet8", "width=4"),
+  "alexnet": ("model=resnet_cifar.resnet8", "width=4"),
+  "vit": ("model=vit", *TOKENS, "heads=2"),
+  "ceit": ("model=ceit", *TOKENS, "heads=2"),
+  "vim": ("model=vim", *TOKENS, "state=2"),
+}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -136,30 +275,55 @@ def test_every_config_runs_two_steps(path, tmp_path):
   config = load_config(str(path))
   overrides = ["steps=2", "batch_size=16", "perturb.every=1", "mesh.devices=1"]
   if config.data.name != "digits":
-    data = save_arrays(tmp_path / "data.npz", labels_train=np.arange(64) % 8, labels_test=np.arange(24) % 8)
+    data = save_arrays(
+      tmp_path / "data.npz",
+      labels_train=np.arange(64) % 8,
+      labels_test=np.arange(24) % 8,
+    )
     overrides += ["data.name=npz", f"data.path={data}", "data.num_classes=8"]
-  if config.perturb.ops and path.stem != "cifar100_competitive":  # each one takes its time to compile
+  if (
+    config.perturb.ops and path.stem != "cifar100_competitive"
+  ):  # each one takes its time to compile
     overrides += [f"perturb.ops={config.perturb.ops[0]}"]
-  if path.stem.startswith("imagenet"):  # what is left of the differences to the pair on CIFAR: it compiles only once
+  if path.stem.startswith(
+    "imagenet"
+  ):  # what is left of the differences to the pair on CIFAR: it compiles only once
     overrides += ["augment.padding=4", "epochs=100"]
   if config.holdout:
     overrides += ["holdout=16"]
   if "independent_epochs" in config.method:  # a run of whole cycles
-    overrides += ["steps=4", "batch_size=32", "method.independent_epochs=1", "method.distillation_epochs=1"]
+    overrides += [
+      "steps=4",
+      "batch_size=32",
+      "method.independent_epochs=1",
+      "method.distillation_epochs=1",
+    ]
   for name, group in config.cohort.items():
-    overrides += [f"cohort.{name}.{change}" for change in SHALLOW[group.model.split(".")[0]]]
+    overrides += [
+      f"cohort.{name}.{change}" for change in SHALLOW[group.model.split(".")[0]]
+    ]
   apply_overrides(config, overrides)
   experiment = build.build(config)
   per_epoch, mesh, state = experiment.plan.per_epoch, experiment.mesh, experiment.init()
   splits = {"train": sharding.put_replicated(mesh, tuple(experiment.dataset.train))}
   if experiment.dataset.holdout:
     splits["holdout"] = sharding.put_replicated(mesh, tuple(experiment.dataset.holdout))
-  run = step.make_resident_step(experiment.train_step, mesh, batch_size=config.batch_size, steps_per_epoch=per_epoch,
-                                steps_per_dispatch=1)
+  run = step.make_resident_step(
+    experiment.train_step,
+    mesh,
+    batch_size=config.batch_size,
+    steps_per_epoch=per_epoch,
+    steps_per_dispatch=1,
+  )
   for number in range(config.steps):
     if number % per_epoch == 0:
       state = experiment.surveyor.run(state, splits, number // per_epoch)
-    state, metrics = run(state, *splits["train"], step.epoch_order(state.key, 0, len(splits["train"][1])))
+    state, metrics = run(
+      state, *splits["train"], step.epoch_order(state.key, 0, len(splits["train"][1]))
+    )
     losses = np.asarray(metrics["loss"].value())
-    assert losses.shape == (sum(g.members for g in config.cohort.values()),) and np.isfinite(losses).all()
+    assert (
+      losses.shape == (sum(g.members for g in config.cohort.values()),)
+      and np.isfinite(losses).all()
+    )
   assert int(state.step) == config.steps

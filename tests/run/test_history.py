@@ -1,0 +1,66 @@
+"""What a run remembers of its measurements."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxdistill.core.types import Mean
+from jaxdistill.run.history import History, Window
+
+MEMBERS = ("a.0", "a.1")
+PARAMETERS = {"a.0": 10, "a.1": 10}
+
+
+def mean(values, count=1.0):
+  values = np.asarray(values, np.float32)
+  return Mean(values * count, np.full_like(values, count))
+
+
+def row(top1):
+  return {"top1": top1, "nll": 1.0}
+
+
+def test_a_window_merges_dispatches_by_their_counts():
+  window = Window()
+  window.add({"ce": mean([1.0, 2.0]), "scale": mean(3.0)})
+  window.add({"ce": mean([4.0, 8.0], count=2.0), "scale": mean(5.0)})
+  values = window.values(MEMBERS)
+  assert values == pytest.approx({"ce/a.0": 3.0, "ce/a.1": 6.0, "scale": 4.0})
+
+
+def test_best_and_last_are_kept_apart_and_ties_keep_the_first():
+  history = History(MEMBERS, ())
+  improved = []
+  for step, top1 in ((2, 0.5), (4, 0.7), (6, 0.7), (8, 0.6)):
+    history.step = step
+    improved.append(history.add_evaluation({"a.0": row(top1), "a.1": row(0.1 * step)}))
+  assert improved == [["a.0", "a.1"], ["a.0", "a.1"], ["a.1"], ["a.1"]]
+  summary = history.summary(PARAMETERS)["members"]["a.0"]
+  assert summary["best"] == {"step": 4, "top1": 0.7, "nll": 1.0}
+  assert summary["last"] == {"step": 8, "top1": 0.6, "nll": 1.0}
+
+
+def test_columns_are_means_over_the_run_and_survive_a_checkpoint():
+  history = History(MEMBERS, ("wins",))
+  window = Window()
+  window.add({"wins": mean([1.0, 0.0], count=3.0)})
+  history.add_training(window)
+  saved = json.loads(json.dumps(history.to_dict()))
+  resumed = History(MEMBERS, ("wins",), saved)
+  window = Window()
+  window.add({"wins": mean([0.0, 1.0])})
+  resumed.add_training(window)
+  resumed.add_evaluation({name: row(0.5) for name in MEMBERS})
+  members = resumed.summary(PARAMETERS)["members"]
+  assert members["a.0"]["wins"] == pytest.approx(0.75)
+  assert members["a.1"]["wins"] == pytest.approx(0.25)
+
+
+def test_predictions_are_what_is_no_member_and_json_holds_what_is_not_finite():
+  history = History(MEMBERS, ())
+  rows = {name: row(0.5) for name in MEMBERS}
+  history.add_evaluation({**rows, "ensemble": {"top1": 0.6, "nll": float("inf")}})
+  summary = history.summary(PARAMETERS)
+  assert summary["predictions"] == ["ensemble"]
+  assert summary["ensemble"]["last"] == {"step": 0, "top1": 0.6, "nll": None}

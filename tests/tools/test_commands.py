@@ -1,0 +1,30 @@
+"""The commands behind `python -m jaxdistill`."""
+
+import pytest
+
+from jaxdistill import __main__ as commands
+
+
+def test_alone_it_lists_the_commands(capsys):
+  assert commands.main([]) == 0
+  said = capsys.readouterr().out
+  for name, command in commands.COMMANDS.items():
+    assert f"  {name} " in said
+    assert command.summary in said
+
+
+def test_an_unknown_command_is_refused_in_one_line(capsys):
+  assert commands.main(["modles"]) == 2
+  said = capsys.readouterr().err
+  told = "command line: there is no command 'modles'; did you mean 'models'?"
+  assert said == f"jaxdistill: error: {told}\n"
+
+
+@pytest.mark.parametrize("name", sorted(commands.COMMANDS))
+def test_every_command_tells_how_it_is_used(name, capsys):
+  try:
+    code = commands.main([name, "--help"])
+  except SystemExit as stop:
+    code = stop.code
+  assert code == 0
+  assert "python -m jaxdistill" in capsys.readouterr().out
