@@ -134,7 +134,7 @@ def make_parts(roles: Roles, maps: Maps, num_classes: int) -> dict[str, Any]:
 
   Returns:
     {"fusion": Part, "transfer": Part, "self": member name -> Part}. The first student
-    has no ladder, and nobody has one where there is a single stage.
+    has no ladder, and no member has one where there is a single stage.
   """
   detached = jax.lax.stop_gradient(maps)
   leader_map = maps[roles.leader][-1]

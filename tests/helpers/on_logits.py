@@ -19,7 +19,7 @@ def method(name, **kwargs) -> Method:
   return registry.resolve("methods", name, **kwargs)
 
 
-def nobody(batch_size) -> Perturbation:
+def no_perturbation(batch_size) -> Perturbation:
   """What is recorded of a step in which no member is perturbed."""
   return Perturbation(
     member=jnp.int32(-1),
@@ -51,7 +51,7 @@ def step_on(
     labels: i32[B].
     features: features of all members, which then are the group "net".
     groups: group name -> `ModelOutput`, instead.
-    perturbation: of the step; nobody's by default.
+    perturbation: of the step; unperturbed by default.
     target: [M, B, C], the labels by default.
     clean: logits on the unperturbed images, by default the same.
     params: of the method.
@@ -94,7 +94,7 @@ def step_on(
     views=Views(
       image=None,
       target=target,
-      perturbation=perturbation or nobody(size),
+      perturbation=perturbation or no_perturbation(size),
       smoothing=smoothing,
     ),
     context=context,

@@ -88,8 +88,8 @@ def test_a_member_that_is_not_finite_is_in_no_target(case, name, bad):
   poisoned = members(logits.at[bad, 3, 2].set(jnp.nan))
   alone = members(logits[others])
   np.testing.assert_allclose(poisoned[others], alone, rtol=1e-5)
-  nobody = members(jnp.full_like(logits, jnp.nan))
-  assert np.isfinite(nobody).all()
+  all_diverged = members(jnp.full_like(logits, jnp.nan))
+  assert np.isfinite(all_diverged).all()
 
 
 def test_general_measures_its_weights_on_the_held_out_examples():

@@ -16,6 +16,7 @@ CASES = [
     "progressive_self_kd",
     ["batch_size=256", "steps=12", "method.dtype=float16", "method.top_k=4"],
     ("past", "stats"),
+    marks=pytest.mark.slow,
   ),
   pytest.param(
     "kdcl.general",
