@@ -1,4 +1,14 @@
-"""What a method is: a NamedTuple of pure functions, and what they are given."""
+"""What a method is: a NamedTuple of pure functions, and what they are given.
+
+A factory in `jaxdistill/methods/`, or anywhere else, is a function that is annotated
+with `-> Method`; its keyword-only arguments are the keys of the config's section
+`method`. The contract tests find every factory and run it with its defaults for three
+short epochs. A module whose methods need longer, or have a keyword without default,
+says in a constant `BRIEF`, keyword -> value, with which keywords they do in three
+epochs what they do in a long run:
+
+    BRIEF = {"independent_epochs": 1, "distillation_epochs": 1}
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -42,7 +52,7 @@ class GroupSpec(NamedTuple):
 
 
 class Setup(NamedTuple):
-  """What a method may know when it builds its state.
+  """What a method may know when it initialises its state.
 
   Attributes:
     specs: the groups, in member order.
@@ -108,7 +118,7 @@ class Step(NamedTuple):
 
   @property
   def label_loss(self) -> jax.Array:
-    """Every member's cross-entropy with the targets of the images it saw, mean over the batch: f32[M]."""
+    """Every member's mean cross-entropy with the targets of what it saw: f32[M]."""
     per_example = losses.soft_cross_entropy(self.outputs.logits, self.views.target)
     return per_example.mean(axis=1)
 
@@ -127,7 +137,7 @@ class Loss(Protocol):
 
 
 class Init(Protocol):
-  """Builds the state of a method."""
+  """Initialises the state of a method."""
 
   def __call__(self, key: jax.Array, setup: Setup, /) -> tuple[PyTree, PyTree]:
     """Returns (params, memory).
@@ -149,7 +159,7 @@ class Update(Protocol):
 
 
 class Predict(Protocol):
-  """Makes predictions of a method's own, beside those of the members."""
+  """Predicts what is evaluated beside the members, such as their ensemble."""
 
   def __call__(
     self, params: PyTree, memory: PyTree, outputs: Outputs, /
@@ -159,7 +169,7 @@ class Predict(Protocol):
 
 
 class Recipe(Protocol):
-  """Builds the members' optimiser, with some of its config keys replaced."""
+  """Gives the members' optimiser, with some of its config keys replaced."""
 
   def __call__(self, **keys: Any) -> optax.GradientTransformation:
     """Returns the optimiser of one member."""
@@ -202,10 +212,11 @@ def keep_memory(memory: PyTree, cohort: dict[str, Group], context: Context) -> P
 def mean_ensemble(
   params: PyTree, memory: PyTree, outputs: Outputs
 ) -> dict[str, jax.Array]:
-  """Averages the probabilities of all finite members: {"ensemble": f32[B, C]}."""
+  """Returns the mean probabilities of all finite members: {"ensemble": f32[B, C]}."""
   del params, memory
   alive = outputs.alive[:, None, None]
-  total = jnp.sum(jnp.where(alive, jax.nn.softmax(outputs.logits), 0), axis=0)
+  probabilities = jax.nn.softmax(outputs.logits)
+  total = jnp.sum(jnp.where(alive, probabilities, 0), axis=0)
   return {"ensemble": total / jnp.maximum(jnp.sum(outputs.alive), 1)}
 
 
@@ -219,11 +230,11 @@ class Method(NamedTuple):
 
   Attributes:
     loss: the objective of a step.
-    init: builds the state.
+    init: initialises the state.
     update: moves the memory after the optimiser step.
     surveys: passes between epochs, made in this order.
     predict: predictions that are evaluated beside the members'.
-    tx: builds the optimiser of the method's own parameters.
+    tx: gives the optimiser of the method's own parameters.
     exported: member names -> those that are meant to be used after training; only they
       are exported.
     min_members: the smallest cohort it is defined for.

@@ -1,1 +1,1 @@
-"""Methods: how the members of a cohort learn from each other, a file for each."""
+"""How the members of a cohort learn from each other: a file for each method."""

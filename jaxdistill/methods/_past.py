@@ -1,15 +1,48 @@
-"""What a network predicted earlier: remembered in a table, or predicted again by remembered weights."""
+"""What a network predicted earlier, and labels that are softened by it."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.core.method import Setup
-from jaxdistill.core.types import PyTree
+from jaxdistill.core.method import Context, Setup, Step, Variables
+from jaxdistill.core.types import Group, PyTree
 from jaxdistill.errors import require, require_choice
 from jaxdistill.methods import _tables as tables
+
+
+class Recalled(NamedTuple):
+  """What is recalled in a step.
+
+  Attributes:
+    probabilities: f32[M, B, C] earlier predictions.
+    known: bool[M, B] whether there is one.
+    memory: the new memory.
+  """
+
+  probabilities: jax.Array
+  known: jax.Array
+  memory: PyTree
+
+
+class Recall(Protocol):
+  """Recalls earlier predictions for a step's examples."""
+
+  def __call__(self, memory: PyTree, step: Step, /) -> Recalled:
+    """Returns them with the new memory; `memory` is that of the past alone."""
+    ...
+
+
+class Update(Protocol):
+  """Moves the memory of the past after the optimiser step."""
+
+  def __call__(
+    self, memory: PyTree, cohort: dict[str, Group], context: Context, /
+  ) -> PyTree:
+    """Returns the new memory."""
+    ...
 
 
 class Past(NamedTuple):
@@ -17,99 +50,142 @@ class Past(NamedTuple):
 
   Attributes:
     init: setup -> memory.
-    recall: (memory, outputs, batch, views, context) -> (probabilities f32[M, B, C],
-      known bool[M, B], memory).
-    update: (memory, cohort, context) -> memory, after the optimiser step.
+    recall: gives the predictions for a step's examples.
+    update: moves the memory after the optimiser step.
   """
 
   init: Callable[[Setup], PyTree]
-  recall: Callable[..., tuple[jax.Array, jax.Array, PyTree]]
-  update: Callable[..., PyTree]
+  recall: Recall
+  update: Update
 
 
-def past_table(dtype: str, top_k: int) -> Past:
-  """Remembers what every member predicted for every example when it last trained on it."""
+def make_past(*, source: str, dtype: str, top_k: int) -> Past:
+  """Returns the past that the keys of a config describe.
 
-  def init(setup):
-    return tables.create(
-      setup.num_examples,
-      setup.num_classes,
-      (len(setup.outputs.members),),
-      dtype=dtype,
-      top_k=top_k,
-    )
+  Args:
+    source: "table" or "previous_weights".
+    dtype: of the table.
+    top_k: classes that the table keeps, 0 for all.
 
-  def recall(memory, outputs, batch, views, context):
-    del context
-    past = jnp.swapaxes(
-      tables.read(memory, batch.index, outputs.logits.shape[-1]), 0, 1
-    )
-    # What was predicted for a mixture of images says nothing of the example; nor do the
-    # zeros of a broken member.
-    mixed = (jnp.arange(len(past)) == views.perturbation.member) & (
-      views.perturbation.weight < 1
-    )
-    new = jax.nn.softmax(jax.lax.stop_gradient(outputs.logits))
-    new = jnp.where((mixed | ~outputs.alive)[:, None, None], past, new)
-    return (
-      past,
-      past.sum(axis=-1) > 0.5,
-      tables.write(memory, batch.index, jnp.swapaxes(new, 0, 1), batch.mask),
-    )
-
-  return Past(init, recall, lambda memory, cohort, context: memory)
-
-
-def past_weights() -> Past:
-  """Remembers the members' weights of the end of the last epoch, and runs them in evaluation mode."""
-
-  def variables(cohort):
-    return {name: (group.params, group.stats) for name, group in cohort.items()}
-
-  def recall(memory, outputs, batch, views, context):
-    del batch
-    past = jax.lax.stop_gradient(context.forward(memory, views.image))
-    known = (context.epoch > 0) & past.alive
-    return (
-      jax.nn.softmax(past.logits),
-      jnp.broadcast_to(known[:, None], outputs.logits.shape[:2]),
-      memory,
-    )
-
-  def update(memory, cohort, context):
-    ended = (context.step + 1) % context.steps_per_epoch == 0
-    return jax.tree.map(
-      lambda new, old: jnp.where(ended, new, old), variables(cohort), memory
-    )
-
-  return Past(lambda setup: variables(setup.cohort), recall, update)
-
-
-def make_past(source: str, dtype: str, top_k: int) -> Past:
-  """Builds the past that the keys of a config describe; raises ConfigError for values out of range."""
+  Raises:
+    ConfigError: for values out of range.
+  """
   require_choice(
     source=(source, ("table", "previous_weights")), dtype=(dtype, tables.DTYPES)
   )
   require(top_k >= 0, f"top_k must be at least 0, got {top_k}")
-  return past_table(dtype, top_k) if source == "table" else past_weights()
+  if source == "table":
+    return _past_table(dtype, top_k)
+  return _past_weights()
 
 
-def softened(past: Past, alpha: float, schedule: str) -> Callable:
-  """Returns (memory, outputs, batch, views, context) -> (target f32[M, B, C], memory): (1 - a) y + a P_past.
+def _past_table(dtype: str, top_k: int) -> Past:
+  """Remembers what each member predicted for an example when it last trained on it."""
 
-  a is `alpha`, or under the "linear" schedule alpha (e + 1) / E in epoch e of E; an
-  example of which nothing is known yet keeps its label.
+  def init(setup: Setup) -> PyTree:
+    num_members = len(setup.outputs.members)
+    return tables.create(
+      setup.num_examples,
+      setup.num_classes,
+      (num_members,),
+      dtype=dtype,
+      top_k=top_k,
+    )
+
+  def recall(memory: PyTree, step: Step) -> Recalled:
+    logits = step.outputs.logits
+    rows = tables.read(memory, step.batch.index, logits.shape[-1])
+    past = jnp.swapaxes(rows, 0, 1)
+    known = past.sum(axis=-1) > 0.5
+
+    # What was predicted for a mixture of images says nothing about the example; nor do
+    # the zeros that stand for a diverged member's logits.
+    mixed = step.views.is_perturbed & step.views.perturbation.mixes
+    unfit = mixed | ~step.outputs.alive
+    predicted = jax.nn.softmax(jax.lax.stop_gradient(logits))
+    kept = jnp.where(unfit[:, None, None], past, predicted)
+    new_rows = jnp.swapaxes(kept, 0, 1)
+    new_memory = tables.write(memory, step.batch.index, new_rows, step.batch.mask)
+    return Recalled(probabilities=past, known=known, memory=new_memory)
+
+  def update(memory: PyTree, cohort: dict[str, Group], context: Context) -> PyTree:
+    del cohort, context
+    return memory
+
+  return Past(init=init, recall=recall, update=update)
+
+
+def _past_weights() -> Past:
+  """Remembers the weights of the last epoch's end, and runs them in evaluation mode."""
+
+  def init(setup: Setup) -> PyTree:
+    return weights_of(setup.cohort)
+
+  def recall(memory: PyTree, step: Step) -> Recalled:
+    context = step.context
+    past = jax.lax.stop_gradient(context.forward(memory, step.views.image))
+    known = (context.epoch > 0) & past.alive
+    return Recalled(
+      probabilities=jax.nn.softmax(past.logits),
+      known=jnp.broadcast_to(known[:, None], step.outputs.logits.shape[:2]),
+      memory=memory,
+    )
+
+  def update(memory: PyTree, cohort: dict[str, Group], context: Context) -> PyTree:
+    epoch_ends = (context.step + 1) % context.steps_per_epoch == 0
+    return keep_weights(epoch_ends, cohort, memory)
+
+  return Past(init=init, recall=recall, update=update)
+
+
+def weights_of(cohort: dict[str, Group]) -> Variables:
+  """Returns group name -> (params, stats), as `Context.forward` takes them."""
+  return {name: (group.params, group.stats) for name, group in cohort.items()}
+
+
+def keep_weights(
+  now: jax.Array, cohort: dict[str, Group], kept: Variables
+) -> Variables:
+  """Returns the cohort's weights if bool[] `now`, and those kept before otherwise."""
+
+  def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+    return jnp.where(now, new, old)
+
+  return jax.tree.map(choose, weights_of(cohort), kept)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Softening:
+  """How labels are softened by past predictions.
+
+  Attributes:
+    past: where they come from.
+    alpha: their weight at the end of the run.
+    schedule: "linear", alpha (e + 1) / E in epoch e of E, or "constant".
   """
 
-  def target(memory, outputs, batch, views, context):
-    probabilities, known, memory = past.recall(memory, outputs, batch, views, context)
-    share = (
-      alpha * (context.epoch + 1) / context.num_epochs
-      if schedule == "linear"
-      else alpha
-    )
-    return views.target + jnp.where(
-      known[..., None], share * (probabilities - views.target), 0
-    ), memory
+  past: Past
+  alpha: float
+  schedule: str
 
-  return target
+  def weight(self, context: Context) -> jax.Array | float:
+    """Returns the weight of the past in this step."""
+    if self.schedule == "constant":
+      return self.alpha
+    return self.alpha * (context.epoch + 1) / context.num_epochs
+
+  def soften(self, memory: PyTree, step: Step) -> tuple[jax.Array, PyTree]:
+    """Softens the targets of a step; an example without a past keeps its own.
+
+    Args:
+      memory: of the past.
+      step: the step.
+
+    Returns:
+      ((1 - a) y + a P_past, f32[M, B, C], and the new memory).
+    """
+    recalled = self.past.recall(memory, step)
+    labels = step.views.target
+    change = self.weight(step.context) * (recalled.probabilities - labels)
+    target = labels + jnp.where(recalled.known[..., None], change, 0)
+    return target, recalled.memory

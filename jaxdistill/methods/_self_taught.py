@@ -1,20 +1,38 @@
 """The method in which every member is its own teacher."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from jaxdistill import losses
-from jaxdistill.core.method import Method, mean_ensemble
-from jaxdistill.core.types import Objective, Outputs
-from jaxdistill.methods._branches import init_branches, predict_branches, run_branches
-from jaxdistill.methods._past import Past
+from jaxdistill.core.method import Context, Method, Setup, Step, mean_ensemble
+from jaxdistill.core.types import Group, ModelOutput, Objective, Outputs, PyTree
+from jaxdistill.methods._branches import (
+  Head,
+  Heads,
+  init_branches,
+  predict_branches,
+  run_branches,
+)
+from jaxdistill.methods._past import Softening
 
 
-class Shallow(NamedTuple):
-  """How shallow classifiers and features are taught; see `self_taught`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shallow:
+  """How shallow classifiers and features are taught; see `self_taught`.
+
+  Attributes:
+    stages: features that get a branch; none stands for every stage but the last.
+    classify: whether the branches classify; else they have mutual features only.
+    alpha: a, weight of the deepest classifier as a teacher.
+    temperature: T of its KL.
+    hint_weight: l.
+    hint_reduce: "sum" or "mean" over the batch.
+    mutual_weight: m; 0 leaves mutual features out.
+    mutual_temperature: of their softmax.
+    printed_kl: KL(p_i || p_N) at T = 1 instead of T^2 KL(p_N || p_i).
+  """
 
   stages: tuple[str, ...] = ()
   classify: bool = True
@@ -26,104 +44,155 @@ class Shallow(NamedTuple):
   mutual_temperature: float = 1.0
   printed_kl: bool = False
 
-
-def _shallow_kl(shallow: Shallow, logits: jax.Array, deepest: jax.Array) -> jax.Array:
-  if shallow.printed_kl:
-    return losses.kl_divergence(deepest, logits)
-  return losses.kl_divergence(logits, deepest, shallow.temperature)
-
-
-def _shallow_losses(
-  shallow: Shallow, results: dict, outputs: Outputs, target: jax.Array
-) -> dict[str, jax.Array]:
-  """Returns the parts of the objective, f32[M] each, summed over a member's shallow stages, `mutual` averaged."""
-  parts, start = {"shallow_ce": [], "kl": [], "hint": [], "mutual": []}, 0
-  for group, stages in results.items():
-    output = outputs.groups[group]
-    deepest, features = output.logits, output.features["pooled"].astype(jnp.float32)
-    own = target[start : start + len(deepest)]
-    start += len(deepest)
-    logits, pooled = (list(column) for column in zip(*stages.values()))
-    detached = jax.lax.stop_gradient
-    if shallow.classify:
-      parts["shallow_ce"].append(
-        sum(losses.soft_cross_entropy(z, own).mean(axis=1) for z in logits)
-      )
-      parts["kl"].append(
-        sum(_shallow_kl(shallow, z, detached(deepest)).mean(axis=1) for z in logits)
-      )
-      hints = sum(jax.vmap(losses.byot_hint)(f, detached(features)) for f in pooled)
-      parts["hint"].append(
-        hints.sum(axis=1) if shallow.hint_reduce == "sum" else hints.mean(axis=1)
-      )
-    if shallow.mutual_weight:
-      both = jax.vmap(lambda f, g: losses.dmfl(f, g, shallow.mutual_temperature))
-      parts["mutual"].append(
-        sum(both(f, features).mean(axis=1) for f in pooled) / len(pooled)
-      )
-  return {name: jnp.concatenate(values) for name, values in parts.items() if values}
+  def kl(self, logits: jax.Array, deepest: jax.Array) -> jax.Array:
+    """Returns the KL of a shallow classifier to the deepest: [..., C] x2 -> [...]."""
+    if self.printed_kl:
+      return losses.kl_divergence(deepest, logits)
+    return losses.kl_divergence(logits, deepest, self.temperature)
 
 
 def self_taught(
-  past: Past | None,
-  target: Callable | None,
-  shallow: Shallow | None,
-  deep_weight: float,
+  *,
+  softening: Softening | None = None,
+  shallow: Shallow | None = None,
+  deep_weight: float = 1.0,
 ) -> Method:
-  """Makes the method in which every member learns from its own past and teaches its own shallow classifiers.
+  """Returns the method in which a member learns from its past and its deepest layers.
 
-      L = d CE(p_N, y) + sum_{i < N} [(1 - a) CE(p_i, y) + a T^2 KL(p_N || p_i) + l |f_i - f_N|^2] + m DMFL
+      L = d CE(p_N, y) + m DMFL
+          + sum_{i < N} [(1 - a) CE(p_i, y) + a T^2 KL(p_N || p_i) + l |f_i - f_N|^2]
 
   Args:
-    past: where past predictions come from, or None.
-    target: from `softened`; None takes the labels.
+    softening: how past predictions soften the labels y; None leaves them as they are.
     shallow: weights of the shallow parts, or None.
     deep_weight: d.
   """
 
-  def loss(step):
-    params, memory, outputs, batch, views, context = step
-    wanted = views.target
-    if past:
-      wanted, recalled = target(memory["past"], outputs, batch, views, context)
-      memory = {**memory, "past": recalled}
-    objective = deep_weight * losses.soft_cross_entropy(outputs.logits, wanted).mean(
-      axis=1
-    )
-    parts = {}
-    if shallow:
-      results, stats = run_branches(params, memory["stats"], outputs, train=True)
-      memory = {**memory, "stats": stats}
-      parts = _shallow_losses(shallow, results, outputs, wanted)
-      if shallow.classify:
-        objective += (
-          (1 - shallow.alpha) * parts["shallow_ce"]
-          + shallow.alpha * parts["kl"]
-          + shallow.hint_weight * parts["hint"]
-        )
-      if shallow.mutual_weight:
-        objective += shallow.mutual_weight * parts["mutual"]
-    return Objective(objective, jnp.float32(0), parts, memory)
+  def loss(step: Step) -> Objective:
+    memory = dict(step.memory)
 
-  def init(key, setup):
-    params, memory = {}, {"past": past.init(setup)} if past else {}
+    # The labels: softened by the past.
+    target = step.views.target
+    if softening:
+      target, memory["past"] = softening.soften(memory["past"], step)
+
+    # The deepest classifier.
+    deep = losses.soft_cross_entropy(step.outputs.logits, target).mean(axis=1)
+    member = deep_weight * deep
+    if not shallow:
+      return Objective(member=member, memory=memory)
+
+    # The shallow classifiers: taught by the deepest.
+    heads, memory["stats"] = run_branches(
+      step.params, memory["stats"], step.outputs, train=True
+    )
+    parts = _join_groups(shallow, heads, step.outputs, target)
+    if shallow.classify:
+      member += (
+        (1 - shallow.alpha) * parts["shallow_ce"]
+        + shallow.alpha * parts["kl"]
+        + shallow.hint_weight * parts["hint"]
+      )
+    if shallow.mutual_weight:
+      member += shallow.mutual_weight * parts["mutual"]
+    return Objective(member=member, metrics=parts, memory=memory)
+
+  def init(key: jax.Array, setup: Setup) -> tuple[PyTree, PyTree]:
+    params = {}
+    memory = {}
+    if softening:
+      memory["past"] = softening.past.init(setup)
     if shallow:
       params, memory["stats"] = init_branches(
-        key, setup, shallow.stages, shallow.classify
+        key, setup, shallow.stages, classify=shallow.classify
       )
     return params, memory
 
-  def update(memory, cohort, context):
-    return (
-      {**memory, "past": past.update(memory["past"], cohort, context)}
-      if past
-      else memory
-    )
+  def update(memory: PyTree, cohort: dict[str, Group], context: Context) -> PyTree:
+    if not softening:
+      return memory
+    past = softening.past.update(memory["past"], cohort, context)
+    return {**memory, "past": past}
 
-  def predict(params, memory, outputs):
+  def predict(params: PyTree, memory: PyTree, outputs: Outputs) -> dict[str, jax.Array]:
     predicted = mean_ensemble(params, memory, outputs)
     if shallow and shallow.classify:
       predicted |= predict_branches(params, memory["stats"], outputs)
     return predicted
 
   return Method(loss=loss, init=init, update=update, predict=predict)
+
+
+def shallow_losses(
+  shallow: Shallow, heads: dict[str, Head], output: ModelOutput, target: jax.Array
+) -> dict[str, jax.Array]:
+  """Computes the parts of the objective that branches add, for the members of a group.
+
+  Args:
+    shallow: which parts there are.
+    heads: stage -> what its branches return, leaves [K, B, ...].
+    output: of the group; detached here where it teaches.
+    target: f32[K, B, C].
+
+  Returns:
+    Name -> f32[K]: "shallow_ce", "kl" and "hint" are sums over a member's branches,
+    "mutual" is their mean.
+  """
+  parts = {}
+  if shallow.classify:
+    parts |= _classifier_losses(shallow, heads, output, target)
+  if shallow.mutual_weight:
+    parts["mutual"] = _mutual_loss(shallow, heads, output)
+  return parts
+
+
+def _classifier_losses(
+  shallow: Shallow, heads: dict[str, Head], output: ModelOutput, target: jax.Array
+) -> dict[str, jax.Array]:
+  """Computes what shallow classifiers learn from labels and from the deepest one."""
+  teacher_logits = jax.lax.stop_gradient(output.logits)
+  teacher_features = jax.lax.stop_gradient(_pooled(output))
+  label_loss = jnp.zeros(len(output.logits))
+  kl = jnp.zeros(len(output.logits))
+  hint = jnp.zeros(output.logits.shape[:2])
+  for head in heads.values():
+    assert head.logits is not None
+    label_loss += losses.soft_cross_entropy(head.logits, target).mean(axis=1)
+    kl += shallow.kl(head.logits, teacher_logits).mean(axis=1)
+    hint += jax.vmap(losses.byot_hint)(head.pooled, teacher_features)
+  reduce = jnp.sum if shallow.hint_reduce == "sum" else jnp.mean
+  return {"shallow_ce": label_loss, "kl": kl, "hint": reduce(hint, axis=1)}
+
+
+def _mutual_loss(
+  shallow: Shallow, heads: dict[str, Head], output: ModelOutput
+) -> jax.Array:
+  """Computes the mutual feature loss of the branches and the network: f32[K]."""
+
+  def mutual(branch: jax.Array, network: jax.Array) -> jax.Array:
+    return losses.dmfl(branch, network, shallow.mutual_temperature)
+
+  total = jnp.zeros(len(output.logits))
+  for head in heads.values():
+    total += jax.vmap(mutual)(head.pooled, _pooled(output)).mean(axis=1)
+  return total / len(heads)
+
+
+def _pooled(output: ModelOutput) -> jax.Array:
+  """Returns the network's own pooled features f32[K, B, D]."""
+  return output.features["pooled"].astype(jnp.float32)
+
+
+def _join_groups(
+  shallow: Shallow, heads: Heads, outputs: Outputs, target: jax.Array
+) -> dict[str, jax.Array]:
+  """Returns the parts of `shallow_losses` for all members, f32[M] each."""
+  parts: dict[str, list[jax.Array]] = {}
+  start = 0
+  for group, output in outputs.groups.items():
+    end = start + len(output.logits)
+    group_parts = shallow_losses(shallow, heads[group], output, target[start:end])
+    for name, value in group_parts.items():
+      parts.setdefault(name, []).append(value)
+    start = end
+  return {name: jnp.concatenate(values) for name, values in parts.items()}

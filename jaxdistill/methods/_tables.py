@@ -1,7 +1,8 @@
-"""Class probabilities remembered for every training example, whole or compressed, split over the devices by rows.
+"""Class probabilities remembered for every training example, whole or compressed.
 
 A table of all classes in float32 takes 20 MB for CIFAR-100 and 5.1 GB for ImageNet;
-half precision halves that, and the k most probable classes alone take k/C of it.
+half precision halves that, and the k most probable classes alone take k/C of it. Its
+rows are split over the devices.
 """
 
 import jax
@@ -12,8 +13,8 @@ from jaxdistill.errors import require, require_choice
 
 DTYPES = ("float32", "float16", "bfloat16")
 
-# Tables have a multiple of so many rows, so that they can be split evenly and are the
-# same on 1 to 1024 devices.
+# The number of rows is a multiple of this, so that tables can be split evenly and are
+# the same on 1 to 1024 devices.
 _ROWS = 1024
 
 
@@ -25,7 +26,7 @@ def create(
   dtype: str = "float32",
   top_k: int = 0,
 ) -> PyTree:
-  """Makes an empty table: reading a row that was never written gives zeros.
+  """Returns an empty table: reading a row that was never written gives zeros.
 
   Args:
     num_examples: N.
@@ -46,13 +47,12 @@ def create(
     0 <= top_k < num_classes, f"top_k must lie in 0..{num_classes - 1}, got {top_k}"
   )
   rows = -(-num_examples // _ROWS) * _ROWS
-  probability = Table(jnp.zeros((rows, *lead, top_k or num_classes), dtype))
   if not top_k:
-    return {"probability": probability}
-  kind = jnp.uint16 if num_classes <= 2**16 else jnp.uint32
+    return {"probability": Table(jnp.zeros((rows, *lead, num_classes), dtype))}
+  class_dtype = jnp.uint16 if num_classes <= 2**16 else jnp.uint32
   return {
-    "probability": probability,
-    "class": Table(jnp.zeros((rows, *lead, top_k), kind)),
+    "probability": Table(jnp.zeros((rows, *lead, top_k), dtype)),
+    "class": Table(jnp.zeros((rows, *lead, top_k), class_dtype)),
   }
 
 
@@ -69,35 +69,66 @@ def read(table: PyTree, index: jax.Array, num_classes: int) -> jax.Array:
   """
   stored = table["probability"].rows
   kept = stored[index].astype(jnp.float32)
-  if "class" not in table:
-    # Rounded probabilities do not sum to one any more.
-    return (
-      kept
-      if stored.dtype == jnp.float32
-      else kept / jnp.maximum(kept.sum(axis=-1, keepdims=True), 1e-6)
-    )
-  mass = kept.sum(axis=-1, keepdims=True)
-  rest = jnp.where(mass > 0, jnp.maximum(1 - mass, 0), 0) / (
-    num_classes - kept.shape[-1]
-  )
-  classes = table["class"].rows[index].astype(jnp.int32)
-  whole = jnp.broadcast_to(rest, (*kept.shape[:-1], num_classes))
-  spread = jnp.put_along_axis(whole, classes, kept, axis=-1, inplace=False)
-  # A row that was never written names class 0 again and again, with nothing in it.
-  return spread / jnp.maximum(spread.sum(axis=-1, keepdims=True), 1e-6)
+  if "class" in table:
+    classes = table["class"].rows[index].astype(jnp.int32)
+    return _normalized(_spread(kept, classes, num_classes))
+  if stored.dtype == jnp.float32:
+    return kept
+  # Rounded probabilities do not sum to one any more.
+  return _normalized(kept)
 
 
 def write(
   table: PyTree, index: jax.Array, probabilities: jax.Array, mask: jax.Array
 ) -> PyTree:
-  """Writes distributions f32[B, ..., C] for the examples i32[B] whose mask f32[B] is not 0; returns the new table."""
+  """Writes distributions.
+
+  Args:
+    table: from `create`.
+    index: i32[B] examples.
+    probabilities: f32[B, ..., C].
+    mask: f32[B], 0 for rows that are not written.
+
+  Returns:
+    The new table.
+  """
   stored = table["probability"]
   # An index past the end is dropped.
   index = jnp.where(mask > 0, index, stored.rows.shape[0])
-  put = lambda t, values: Table(
-    t.rows.at[index].set(values.astype(t.rows.dtype), mode="drop")
-  )
   if "class" not in table:
-    return {"probability": put(stored, probabilities)}
+    return {"probability": _put(stored, index, probabilities)}
   kept, classes = jax.lax.top_k(probabilities, stored.rows.shape[-1])
-  return {"probability": put(stored, kept), "class": put(table["class"], classes)}
+  return {
+    "probability": _put(stored, index, kept),
+    "class": _put(table["class"], index, classes),
+  }
+
+
+def _put(table: Table, index: jax.Array, values: jax.Array) -> Table:
+  """Puts values into the rows at `index`, rounded to the table's type."""
+  rounded = values.astype(table.rows.dtype)
+  return Table(table.rows.at[index].set(rounded, mode="drop"))
+
+
+def _spread(kept: jax.Array, classes: jax.Array, num_classes: int) -> jax.Array:
+  """Spreads what the kept classes leave evenly over the others.
+
+  Args:
+    kept: f32[B, ..., k] probabilities.
+    classes: i32[B, ..., k] the classes they belong to.
+    num_classes: C.
+
+  Returns:
+    f32[B, ..., C], not normalised.
+  """
+  mass = kept.sum(axis=-1, keepdims=True)
+  left = jnp.where(mass > 0, jnp.maximum(1 - mass, 0), 0)
+  rest = left / (num_classes - kept.shape[-1])
+  whole = jnp.broadcast_to(rest, (*kept.shape[:-1], num_classes))
+  return jnp.put_along_axis(whole, classes, kept, axis=-1, inplace=False)
+
+
+def _normalized(probabilities: jax.Array) -> jax.Array:
+  """Divides distributions by their sum; one that was never written stays zero."""
+  total = probabilities.sum(axis=-1, keepdims=True)
+  return probabilities / jnp.maximum(total, 1e-6)

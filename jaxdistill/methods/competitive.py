@@ -1,27 +1,18 @@
-"""Competitive Distillation: in every step the member with the lowest loss teaches the others."""
+"""Competitive Distillation: in every step the member with the lowest loss teaches."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxdistill import losses, metrics, targets
-from jaxdistill.core.method import Method, Setup
-from jaxdistill.core.types import Objective, Outputs
+from jaxdistill.core.method import Method, Setup, Step
+from jaxdistill.core.types import Objective, PyTree, Views
 from jaxdistill.errors import (
-  ConfigError,
+  require,
   require_choice,
   require_not_negative,
   require_positive,
-)
-
-CHOICES = dict(
-  teachers=("winner_only", "all_better"),
-  metric=("ce_own", "ce_clean", "accuracy"),
-  scope=("batch", "sample"),
-  tie=("strict", "first_only"),
-  feature_reduce=("mean", "sum", "normalized"),
-  projector=("auto", "none"),
-  kl_view=("as_is", "mix", "clean", "skip"),
-  feature_view=("auto", "as_is", "skip"),
 )
 
 
@@ -41,9 +32,10 @@ def competitive(
   kl_view: str = "as_is",
   feature_view: str = "auto",
 ) -> Method:
-  """Trains the winner on the labels and every other member towards the winner as well.
+  """Returns the method in which the winner of a step also teaches the other members.
 
-      t = argmin_i CE_i,   L_t = CE_t,   L_i = CE_i + alpha T^2 KL(p_t || p_i) + beta |F_i - F_t|^2
+      t = argmin_i CE_i,   L_t = CE_t
+      L_i = CE_i + alpha T^2 KL(p_t || p_i) + beta |F_i - F_t|^2
 
   The contest is decided on the global batch; the winner is a mask and its outputs are
   detached. Members whose loss is not finite neither win nor learn. Cross-entropy and KL
@@ -71,7 +63,7 @@ def competitive(
       dropped with the method's state; "none" refuses such cohorts.
     kl_view: what KL means in a step in which one member saw other images: "as_is"
       compares example by example (the released code); "mix" teaches the perturbed
-      member the mixture of the teacher's predictions, and lets it teach nobody, if
+      member the mixture of the teacher's predictions, and keeps it from teaching, if
       images were mixed; "clean" compares on the unperturbed images; "skip" drops the
       pairs with the perturbed member.
     feature_view: the same for features: "auto" skips pairs with the perturbed member
@@ -83,174 +75,289 @@ def competitive(
 
   Reference:
     D. Shi, X. Diao, X. Chen, C. M. John: Competitive Distillation: A Simple Learning
-      Strategy for Improving
-    Visual Classification, equations 4 to 11.
+      Strategy for Improving Visual Classification, equations 4 to 11.
   """
-  chosen = dict(
-    teachers=teachers,
-    metric=metric,
-    scope=scope,
-    tie=tie,
-    feature_reduce=feature_reduce,
-    projector=projector,
-    kl_view=kl_view,
-    feature_view=feature_view,
+  require_choice(
+    teachers=(teachers, ("winner_only", "all_better")),
+    metric=(metric, ("ce_own", "ce_clean", "accuracy")),
+    scope=(scope, ("batch", "sample")),
+    tie=(tie, ("strict", "first_only")),
+    feature_reduce=(feature_reduce, ("mean", "sum", "normalized")),
+    projector=(projector, ("auto", "none")),
+    kl_view=(kl_view, ("as_is", "mix", "clean", "skip")),
+    feature_view=(feature_view, ("auto", "as_is", "skip")),
   )
-  require_choice(**{name: (value, CHOICES[name]) for name, value in chosen.items()})
   require_not_negative(alpha=alpha, beta=beta)
   require_positive(temperature=temperature)
 
-  def loss(step):
-    params, memory, outputs, batch, views, context = step
-    clean = context.forward_clean
-    score = jax.lax.stop_gradient(
-      _contest(outputs, clean, batch, views, metric, scope, subtract_label_entropy)
+  def loss(step: Step) -> Objective:
+    # The contest: who teaches whom.
+    scores = _scores(
+      step,
+      metric=metric,
+      scope=scope,
+      subtract_label_entropy=subtract_label_entropy,
     )
-    weigh = lambda s: targets.teaching_weights(s, teachers, tie)
-    weights = (
-      weigh(score)[..., None] if scope == "batch" else jax.vmap(weigh, 1, 2)(score)
-    )
-    ce = losses.soft_cross_entropy(outputs.logits, views.target).mean(axis=1)
-    seen = jnp.arange(ce.size) == views.perturbation.member
-    involved = (seen[:, None] | seen[None, :])[..., None]
-    mixed = views.perturbation.weight < 1
+    weights = _teaching_weights(scores, rule=teachers, tie=tie)
 
-    pairs, allowed = _pairwise_kl(
-      outputs, clean, views, kl_view, seen, involved, mixed, temperature
-    )
-    kl = (weights * allowed * pairs).sum(axis=1).mean(axis=-1)
-    objective = ce + alpha * kl
-    logged = {"kl": kl, "wins": _wins(score)}
+    # Every member learns from the labels, and from the logits of its teachers.
+    label_loss = step.label_loss
+    kl = _mean_over_teachers(weights, _compare_logits(step, kl_view, temperature))
+    member = label_loss + alpha * kl
+    logged = {"kl": kl, "wins": _win_rates(scores)}
+
+    # And from their features.
     if beta:
-      distance, spatial = _pairwise_feature(params, outputs, feature, feature_reduce)
-      unfit = (
-        involved & (mixed | spatial)
-        if feature_view == "auto"
-        else involved & (feature_view == "skip")
-      )
-      logged["feature"] = (weights * ~unfit * distance).sum(axis=1).mean(axis=-1)
-      objective += beta * logged["feature"]
-    return Objective(objective, jnp.float32(0), logged, memory)
+      pairs = _compare_features(step, feature, feature_reduce, feature_view)
+      logged["feature"] = _mean_over_teachers(weights, pairs)
+      member += beta * logged["feature"]
+    return Objective(member=member, metrics=logged)
 
-  def init(key, setup):
-    return (_init_projectors(key, setup, feature, projector) if beta else {}), {}
+  def init(key: jax.Array, setup: Setup) -> tuple[PyTree, PyTree]:
+    if not beta:
+      return {}, {}
+    return _init_projectors(key, setup, feature, projector), {}
 
   return Method(loss=loss, init=init, min_members=2, columns=("wins",))
 
 
-def _contest(
-  outputs: Outputs, clean, batch, views, metric: str, scope: str, subtract_entropy: bool
+def _scores(
+  step: Step, *, metric: str, scope: str, subtract_label_entropy: bool
 ) -> jax.Array:
-  """Returns what the members compete on, [M] or [M, B], lower is better, NaN for who may not take part."""
-  logits, target = outputs.logits, views.label
+  """Returns what the members compete on: lower is better, detached.
+
+  Args:
+    step: the step.
+    metric: of `competitive`.
+    scope: of `competitive`.
+    subtract_label_entropy: of `competitive`.
+
+  Returns:
+    f32[M] or, for scope "sample", f32[M, B]; NaN for members that may not take part.
+  """
+  logits = step.outputs.logits
+  label = step.views.label
   if metric == "ce_clean":
-    labels = jnp.broadcast_to(batch.label[None], logits.shape[:2])
-    score = losses.cross_entropy(clean().logits, labels)
+    score = losses.cross_entropy(step.context.forward_clean().logits, step.labels)
   elif metric == "accuracy":
-    score = -metrics.top_k(logits, jnp.argmax(target, axis=-1), 1)
+    score = -metrics.top_k(logits, jnp.argmax(label, axis=-1), 1)
   else:
-    score = losses.soft_cross_entropy(logits, target)
-    if subtract_entropy:
-      score += jax.scipy.special.xlogy(target, target).sum(axis=-1)
-  alive = outputs.alive if scope == "batch" else outputs.alive[:, None]
-  return jnp.where(alive, score.mean(axis=1) if scope == "batch" else score, jnp.nan)
+    score = losses.soft_cross_entropy(logits, label)
+    if subtract_label_entropy:
+      score += jax.scipy.special.xlogy(label, label).sum(axis=-1)
+  alive = step.outputs.alive
+  if scope == "batch":
+    score = jnp.where(alive, score.mean(axis=1), jnp.nan)
+  else:
+    score = jnp.where(alive[:, None], score, jnp.nan)
+  return jax.lax.stop_gradient(score)
 
 
-def _wins(score: jax.Array) -> jax.Array:
-  """Share of the contests each member wins: f32[M]."""
-  members = jnp.arange(score.shape[0])
-  if score.ndim == 1:
-    return (members == targets.winner(score)).astype(jnp.float32)
-  return (members[:, None] == jax.vmap(targets.winner, 1)(score)[None]).mean(axis=1)
+def _teaching_weights(scores: jax.Array, *, rule: str, tie: str) -> jax.Array:
+  """Returns how much student i learns from teacher j: f32[M, M, 1 or B]."""
+
+  def weigh(score: jax.Array) -> jax.Array:
+    return targets.teaching_weights(score, rule, tie)
+
+  if scores.ndim == 1:
+    return weigh(scores)[..., None]
+  return jax.vmap(weigh, in_axes=1, out_axes=2)(scores)
 
 
-def _pairwise_kl(
-  outputs: Outputs, clean, views, view: str, seen, involved, mixed, temperature: float
-):
-  """Returns KL of every student (row) to every teacher (column), [M, M, B], and where it may be used."""
-  logits = clean().logits if view == "clean" else outputs.logits
-  teacher = jax.lax.stop_gradient(logits)
-  pairs = losses.kl_divergence(logits[:, None], teacher[None], temperature)
+def _win_rates(scores: jax.Array) -> jax.Array:
+  """Returns the fraction of the contests that each member wins: f32[M]."""
+  members = jnp.arange(scores.shape[0])
+  if scores.ndim == 1:
+    return (members == targets.winner(scores)).astype(jnp.float32)
+  winners = jax.vmap(targets.winner, in_axes=1)(scores)
+  return (members[:, None] == winners[None]).mean(axis=1)
+
+
+class _Pairs(NamedTuple):
+  """Every student (row) compared with every teacher (column).
+
+  Attributes:
+    distance: f32[M, M, B].
+    comparable: bool[M, M, 1] (or broadcast to it) whether the pair may be compared.
+  """
+
+  distance: jax.Array
+  comparable: jax.Array
+
+
+def _mean_over_teachers(weights: jax.Array, pairs: _Pairs) -> jax.Array:
+  """Returns each student's distance to its teachers, mean over the batch: f32[M]."""
+  per_example = (weights * pairs.comparable * pairs.distance).sum(axis=1)
+  return per_example.mean(axis=-1)
+
+
+def _involves_perturbed(views: Views) -> jax.Array:
+  """Returns whether student or teacher saw perturbed images: bool[M, M, 1]."""
+  perturbed = views.is_perturbed
+  return (perturbed[:, None] | perturbed[None, :])[..., None]
+
+
+def _compare_logits(step: Step, view: str, temperature: float) -> _Pairs:
+  """Returns the KL of every student to every teacher, as `kl_view` says."""
+  logits = step.outputs.logits
+  if view == "clean":
+    logits = step.context.forward_clean().logits
+  teachers = jax.lax.stop_gradient(logits)
+  kl = losses.pairwise_kl(logits, teachers, temperature)
+  involved = _involves_perturbed(step.views)
   if view == "skip":
-    return pairs, ~involved
+    return _Pairs(distance=kl, comparable=~involved)
   if view != "mix":
-    return pairs, True
-  share, partner = views.perturbation.weight, views.perturbation.permutation
-  probabilities = jax.nn.softmax(teacher / temperature)
-  blend = jnp.log(
-    share * probabilities + (1 - share) * probabilities[:, partner] + 1e-30
+    return _Pairs(distance=kl, comparable=jnp.ones_like(involved))
+
+  # The member whose images were mixed learns the same mixture of predictions.
+  perturbation = step.views.perturbation
+  mixture = perturbation.mix(jax.nn.softmax(teachers / temperature), axis=1)
+  log_mixture = jnp.log(mixture + 1e-30)
+  kl_to_mixture = losses.pairwise_kl(logits / temperature, log_mixture)
+  mixed = step.views.is_perturbed & perturbation.mixes
+  distance = jnp.where(mixed[:, None, None], kl_to_mixture * temperature**2, kl)
+  return _Pairs(distance=distance, comparable=~mixed[None, :, None])
+
+
+def _compare_features(step: Step, feature: str, reduce: str, view: str) -> _Pairs:
+  """Returns the feature distance of every student to every teacher."""
+  features = {}
+  for name, output in step.outputs.groups.items():
+    features[name] = output.features[feature].astype(jnp.float32)
+  distance = _pairwise_distance(step.params, features, reduce)
+
+  involved = _involves_perturbed(step.views)
+  if view == "auto":
+    # A perturbation may move what is seen: positions of maps no longer correspond.
+    are_maps = any(values.ndim > 3 for values in features.values())
+    unfit = involved & (step.views.perturbation.mixes | are_maps)
+  elif view == "skip":
+    unfit = involved
+  else:
+    unfit = jnp.zeros_like(involved)
+  return _Pairs(distance=distance, comparable=~unfit)
+
+
+def _pairwise_distance(
+  projectors: dict[str, jax.Array], features: dict[str, jax.Array], reduce: str
+) -> jax.Array:
+  """Returns the distance of every student's feature to every teacher's: f32[M, M, B].
+
+  Args:
+    projectors: from `_init_projectors`.
+    features: group name -> f32[K, B, ..., D].
+    reduce: of `losses.feature_l2`.
+  """
+  rows = []
+  for student, own in features.items():
+    row = []
+    for teacher, other in features.items():
+      projector = projectors.get(f"{student}>{teacher}")
+      row.append(_group_distance(own, other, projector, reduce))
+    rows.append(jnp.concatenate(row, axis=1))
+  return jnp.concatenate(rows, axis=0)
+
+
+def _group_distance(
+  own: jax.Array, other: jax.Array, projector: jax.Array | None, reduce: str
+) -> jax.Array:
+  """Returns the distance of a group's students to another group's teachers.
+
+  Args:
+    own: f32[K, B, ..., D] of the students.
+    other: f32[L, B, ..., E] of the teachers; detached here.
+    projector: f32[K, L, D, E], or None where the sizes are the same.
+    reduce: of `losses.feature_l2`.
+
+  Returns:
+    f32[K, L, B].
+  """
+  grid = tuple(map(min, own.shape[2:-1], other.shape[2:-1]))
+  students = _pool(own, grid)
+  teachers = jax.lax.stop_gradient(_pool(other, grid))
+  shape = (len(students), *teachers.shape)
+  if projector is None:
+    projected = jnp.broadcast_to(students[:, None], shape)
+  else:
+    projected = jnp.einsum("ib...d,ijde->ijb...e", students, projector)
+
+  def distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    return losses.feature_l2(student, teacher, reduce)
+
+  return jax.vmap(jax.vmap(distance))(
+    projected, jnp.broadcast_to(teachers[None], shape)
   )
-  to_blend = (
-    losses.kl_divergence(logits[:, None] / temperature, blend[None]) * temperature**2
-  )
-  use_blend = (seen & mixed)[:, None, None]
-  return jnp.where(use_blend, to_blend, pairs), ~(seen & mixed)[None, :, None]
+
+
+def _pool(features: jax.Array, grid: tuple[int, ...]) -> jax.Array:
+  """Average-pools the features [K, B, ..., D] of a group to a smaller grid."""
+  if features.shape[2:-1] == grid:
+    return features
+  if len(grid) == 1:
+    # Tokens [K, B, tokens, D] are a map of a single column.
+    return _pool(features[..., None, :], (*grid, 1))[..., 0, :]
+  height, width = grid
+
+  def pool(x: jax.Array) -> jax.Array:
+    # Rows, then columns: the order decides how sums are rounded.
+    x = losses.average_pool(x, (height, x.shape[2]))
+    return losses.average_pool(x, (height, width))
+
+  return jax.vmap(pool)(features)
 
 
 def _init_projectors(
   key: jax.Array, setup: Setup, feature: str, projector: str
 ) -> dict[str, jax.Array]:
-  """Makes one linear map per ordered pair of members of groups whose feature sizes differ."""
+  """Initialises a linear map for every ordered pair of members of different sizes.
+
+  Args:
+    key: PRNG key.
+    setup: of the run.
+    feature: of `competitive`.
+    projector: of `competitive`.
+
+  Returns:
+    "student>teacher" -> f32[K, L, D, E], by groups.
+
+  Raises:
+    ConfigError: for a feature that is unknown or cannot be compared, or for different
+      sizes where there may be no projector.
+  """
   shapes = {}
   for name, output in setup.outputs.groups.items():
-    if feature not in output.features:
-      raise ConfigError(
-        f"method.feature {feature!r} is not a feature of {name}: it has "
-        f"{', '.join(output.features) or 'none: set method.beta=0'}"
-      )
+    known = ", ".join(output.features) or "none: set method.beta=0"
+    require(
+      feature in output.features,
+      f"method.feature {feature!r} is not a feature of {name}: it has {known}",
+    )
     shapes[name] = output.features[feature].shape
-  maps = {}
+  projectors = {}
   for i, (student, own) in enumerate(shapes.items()):
     for j, (teacher, other) in enumerate(shapes.items()):
-      grids = own[2:-1], other[2:-1]
-      if len(grids[0]) != len(grids[1]) or any(max(g) % min(g) for g in zip(*grids)):
-        raise ConfigError(
-          f"method.feature {feature!r} cannot be compared: it is {list(own[1:])} in {student} and "
-          f"{list(other[1:])} in {teacher}: use 'pooled'"
-        )
+      require(
+        _have_common_grid(own[2:-1], other[2:-1]),
+        f"method.feature {feature!r} cannot be compared: it is {list(own[1:])} in "
+        f"{student} and {list(other[1:])} in {teacher}: use 'pooled'",
+      )
       if own[-1] == other[-1]:
         continue
-      if projector == "none":
-        raise ConfigError(
-          f"method.projector is 'none', but {feature} has size {own[-1]} in {student} and "
-          f"{other[-1]} in {teacher}: use 'auto'"
-        )
-      pair_key = jax.random.fold_in(key, i * len(shapes) + j)
-      maps[f"{student}>{teacher}"] = own[-1] ** -0.5 * jax.random.normal(
-        pair_key, (own[0], other[0], own[-1], other[-1])
+      require(
+        projector != "none",
+        f"method.projector is 'none', but {feature} has size {own[-1]} in {student} "
+        f"and {other[-1]} in {teacher}: use 'auto'",
       )
-  return maps
+      pair_key = jax.random.fold_in(key, i * len(shapes) + j)
+      shape = (own[0], other[0], own[-1], other[-1])
+      scale = own[-1] ** -0.5
+      projectors[f"{student}>{teacher}"] = scale * jax.random.normal(pair_key, shape)
+  return projectors
 
 
-def _pool(x: jax.Array, grid: tuple[int, ...]) -> jax.Array:
-  """Average-pools the axes between batch and channels of [K, B, ..., D] to the sizes in `grid`."""
-  for axis, size in enumerate(grid, start=2):
-    if x.shape[axis] != size:
-      x = x.reshape(*x.shape[:axis], size, -1, *x.shape[axis + 1 :]).mean(axis=axis + 1)
-  return x
-
-
-def _pairwise_feature(
-  params, outputs: Outputs, feature: str, reduce: str
-) -> tuple[jax.Array, bool]:
-  """Returns the feature distance of every student to every teacher, [M, M, B], and whether features are maps."""
-  groups = {
-    name: output.features[feature].astype(jnp.float32)
-    for name, output in outputs.groups.items()
-  }
-  spatial = next(iter(groups.values())).ndim > 3
-  distance = jax.vmap(jax.vmap(lambda s, t: losses.feature_l2(s, t, reduce)))
-  rows = []
-  for student, own in groups.items():
-    row = []
-    for teacher, other in groups.items():
-      grid = tuple(map(min, own.shape[2:-1], other.shape[2:-1]))
-      f, t = _pool(own, grid), jax.lax.stop_gradient(_pool(other, grid))
-      shape = (f.shape[0], t.shape[0], *t.shape[1:])
-      if f"{student}>{teacher}" in params:
-        f = jnp.einsum("ib...d,ijde->ijb...e", f, params[f"{student}>{teacher}"])
-      else:
-        f = jnp.broadcast_to(f[:, None], shape)
-      row.append(distance(f, jnp.broadcast_to(t[None], shape)))
-    rows.append(jnp.concatenate(row, axis=1))
-  return jnp.concatenate(rows, axis=0), spatial
+def _have_common_grid(own: tuple[int, ...], other: tuple[int, ...]) -> bool:
+  """Tells whether one grid can be pooled to the other along every axis."""
+  if len(own) != len(other):
+    return False
+  pairs = zip(own, other, strict=True)
+  return all(max(sizes) % min(sizes) == 0 for sizes in pairs)

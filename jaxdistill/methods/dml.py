@@ -16,7 +16,9 @@ def dml(
   reduce: str = "mean",
   target: str = "pairwise",
 ) -> Method:
-  """Returns the method that trains L_i = CE(z_i, y) + weight * reduce_{j != i} T^2 KL(p_j || p_i).
+  """Returns the method that trains each member towards the predictions of the others.
+
+      L_i = CE(z_i, y) + weight * reduce_{j != i} T^2 KL(p_j || p_i)
 
   Every p_j is detached. The order of updates is a property of the step
   (`update_order`): "simultaneous", or "sequential" as in the paper's algorithm 1.

@@ -1,18 +1,17 @@
-"""FFSD: a leader learns from the fused features of common students that are kept diverse."""
+"""FFSD: a leader learns from the fused features of common students kept diverse."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+import dataclasses
 import functools
 import itertools
 from typing import Any, NamedTuple
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxdistill import losses
-from jaxdistill.core import rng
-from jaxdistill.core.method import Method, mean_ensemble
+from jaxdistill.core.method import Method, Recipe, Setup, Step, mean_ensemble
 from jaxdistill.core.types import Objective, Outputs, PyTree
 from jaxdistill.errors import (
   require,
@@ -20,7 +19,15 @@ from jaxdistill.errors import (
   require_not_negative,
   require_positive,
 )
-from jaxdistill.nn.conv import batch_norm, convolution, member_conv
+from jaxdistill.methods._ffsd_distances import PRINTED, RELEASED, Distances
+from jaxdistill.methods._ffsd_modules import (
+  Roles,
+  init_parts,
+  make_parts,
+  member_maps,
+  run_module,
+  train_parts,
+)
 
 
 def ffsd(
@@ -37,13 +44,19 @@ def ffsd(
   self_learning_rate: float = 1e-3,
   self_weight_decay: float = 1e-4,
 ) -> Method:
-  """Trains common students 1..n, a fusion of their last maps F^M, and a leader that learns from the fusion.
+  """Returns the method in which a leader learns from the fusion of diverse students.
 
-      student i   CE + mean_{j != i} T^2 KL(p_j || p_i) + diversity_weight (D_i + sum_m d(A_i^m, A(R_i(t_i))^m)), i > 1
+  Common students 1..n, a fusion of their last maps F^M, the leader 0 and
+  self-distillation modules R_i are trained together:
+
+      student i   CE + mean_{j != i} T^2 KL(p_j || p_i)
+                     + diversity_weight (D_i + sum_m d(A_i^m, A(R_i(t_i))^m)), i > 1
       fusion f    CE + T^2 KL(p_e || p_f), with z_e the students' mean logits
-      leader 0    CE + T^2 KL(p_f || p_0) + fusion_weight (d(A_0^M, A_f) + d(A(s(F_0^M)), A_e))
+      leader 0    CE + T^2 KL(p_f || p_0)
+                     + fusion_weight (d(A_0^M, A_f) + d(A(s(F_0^M)), A_e))
                      + fusion_weight sum_m d(A_0^m, A(R_0(F_f))^m)
-      R_i         self_weight sum_m (d(A(R_i(F_i^M))^m, A_i^m) + d(R_i(F_i^M)^m, F_i^m)), i != 1
+      R_i         self_weight sum_m (d(A(R_i(F_i^M))^m, A_i^m)
+                                     + d(R_i(F_i^M)^m, F_i^m)), i != 1
 
   A is attention, the squared map over its channels, d a distance of maps of unit norm.
   D_i pulls A_i^M to where student i - 1 does not look, and t_i is that target as a map.
@@ -55,7 +68,7 @@ def ffsd(
   matters only where members see different images. One stage has no R_i.
 
   Args:
-    leader: name of the leading member, the only one deployed; "" is the last. All
+    leader: name of the leading member, the only one exported; "" is the last. All
       others are common students.
     stages: names of the feature maps from shallow to deep; () is all of "stage1",
       "stage2", ... that members have.
@@ -76,8 +89,8 @@ def ffsd(
 
   Reference:
     S. Li, M. Lin, Y. Wang, Y. Wu, Y. Tian, L. Shao, R. Ji: Distilling a Powerful
-      Student Model via Online
-    Knowledge Distillation. IEEE TNNLS 2022, equations 2 to 14.
+      Student Model via Online Knowledge Distillation. IEEE TNNLS 2022, equations
+      2 to 14.
   Differs from the paper: "released" takes d as a mean of squares, not a norm; the mean
   over peers, not the sum; fusion_weight, not self_weight, for the leader's shallow
   stages; and makes the diverse attention from the normalised one, not scaled again, so
@@ -95,128 +108,313 @@ def ffsd(
     fusion_weight_decay=fusion_weight_decay,
     self_weight_decay=self_weight_decay,
   )
-  weights = dict(diversity=diversity_weight, fusion=fusion_weight, self=self_weight)
+  distances = RELEASED
+  leader_ladder_weight = fusion_weight
+  if variant == "paper":
+    distances = PRINTED
+    leader_ladder_weight = self_weight
+  settings = _Settings(
+    leader=leader,
+    stages=tuple(stages),
+    temperature=temperature,
+    distances=distances,
+    mean_over_peers=variant == "released",
+    diversity_weight=diversity_weight,
+    fusion_weight=fusion_weight,
+    leader_ladder_weight=leader_ladder_weight,
+    ladder_weight=self_weight,
+    ramp_epochs=ramp_epochs,
+  )
+
+  def tx(recipe: Recipe) -> optax.GradientTransformation:
+    transforms: dict[Hashable, optax.GradientTransformation] = {
+      "fusion": recipe(weight_decay=fusion_weight_decay),
+      "transfer": recipe(),
+      "self": recipe(
+        name="adam", learning_rate=self_learning_rate, weight_decay=self_weight_decay
+      ),
+    }
+    return optax.multi_transform(transforms, _label_parts)
+
+  def exported(names: Sequence[str]) -> tuple[str]:
+    return (leader or names[-1],)
+
   return Method(
-    loss=functools.partial(
-      _loss, leader, tuple(stages), variant, temperature, weights, ramp_epochs
-    ),
-    init=functools.partial(_init, leader, tuple(stages)),
-    predict=functools.partial(_predict, leader, tuple(stages)),
-    tx=lambda recipe: optax.multi_transform(
-      {
-        "fusion": recipe(weight_decay=fusion_weight_decay),
-        "transfer": recipe(),
-        "self": recipe(
-          name="adam", learning_rate=self_learning_rate, weight_decay=self_weight_decay
-        ),
-      },
-      lambda params: {part: part for part in params},
-    ),
-    exported=lambda names: (leader or names[-1],),
+    loss=functools.partial(_loss, settings),
+    init=functools.partial(_init, settings),
+    predict=functools.partial(_predict, settings),
+    tx=tx,
+    exported=exported,
     min_members=3,
     symmetric=False,
   )
 
 
-class _Separable(nn.Module):
-  """A depthwise 3x3 and a 1x1 convolution, each normalised and rectified: the released code's map of maps."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Settings:
+  """What the loss reads of the config; `variant` has been decided.
 
-  features: int
-
-  @nn.compact
-  def __call__(self, x, train):
-    x = nn.relu(batch_norm(train)(convolution(x.shape[-1], 3, groups=x.shape[-1])(x)))
-    return nn.relu(batch_norm(train)(convolution(self.features, 1)(x)))
-
-
-class _Fusion(nn.Module):
-  """Fuses the students' concatenated maps and classifies the result: (map, logits)."""
-
-  features: int
-  num_classes: int
-
-  @nn.compact
-  def __call__(self, x, train):
-    fused = _Separable(self.features)(x, train)
-    return fused, nn.Dense(self.num_classes)(fused.mean((1, 2)))
-
-
-class _Ladder(nn.Module):
-  """Turns the last map into those of the shallower stages, `features` channels each, shallow to deep."""
-
-  features: tuple[int, ...]
-
-  @nn.compact
-  def __call__(self, x, train):
-    maps = []
-    for features in reversed(self.features):
-      # PyTorch's ConvTranspose2d(kernel 3, stride 2, padding 1, output_padding 1).
-      x = nn.Conv(
-        features,
-        (3, 3),
-        input_dilation=(2, 2),
-        padding=((1, 2), (1, 2)),
-        use_bias=False,
-        conv_general_dilated=member_conv,
-      )(x)
-      x = nn.relu(batch_norm(train)(x))
-      maps.append(x)
-    return maps[::-1]
-
-
-class _Roles(NamedTuple):
-  """Who leads, who is a common student, and the names of the stages from shallow to deep."""
+  Attributes:
+    leader: name of the leading member, "" for the last.
+    stages: names of the maps, () for all stages that members share.
+    temperature: T.
+    distances: of the variant.
+    mean_over_peers: a student's KL is the mean over its peers; else their sum.
+    diversity_weight: of the students' diversity.
+    fusion_weight: of the leader's last stage.
+    leader_ladder_weight: of the leader's shallow stages.
+    ladder_weight: of the ladders' own loss.
+    ramp_epochs: epochs until the weights are reached.
+  """
 
   leader: str
-  students: tuple[str, ...]
   stages: tuple[str, ...]
+  temperature: float
+  distances: Distances
+  mean_over_peers: bool
+  diversity_weight: float
+  fusion_weight: float
+  leader_ladder_weight: float
+  ladder_weight: float
+  ramp_epochs: float
+
+  def roles(self, outputs: Outputs) -> Roles:
+    """Returns the roles of the members, with the defaults resolved."""
+    members = outputs.members
+    leader = self.leader or members[-1]
+    students = tuple(name for name in members if name != leader)
+    stages = self.stages or _shared_stages(outputs)
+    return Roles(leader=leader, students=students, stages=stages)
 
 
-def _roles(leader: str, stages: tuple[str, ...], outputs: Outputs) -> _Roles:
-  """Resolves the defaults of `leader` and `stages`."""
-  lead = leader or outputs.members[-1]
-  if not stages:
-    shared = set.intersection(
-      *(set(output.features) for output in outputs.groups.values())
+def _loss(settings: _Settings, step: Step) -> Objective:
+  """Returns the objective of a step; see `ffsd`."""
+  outputs = step.outputs
+  alive = dict(zip(outputs.members, outputs.alive, strict=True))
+  roles = settings.roles(outputs)
+  leader = roles.leader
+  maps = member_maps(outputs, roles.stages)
+  detached = jax.lax.stop_gradient(maps)
+  distances = settings.distances
+
+  # The modules: all of them run on the batch, the fusion detached from members.
+  parts = make_parts(roles, maps, outputs.logits.shape[-1])
+  trained = train_parts(parts, step.params, step.memory)
+  (fused, fusion_logits), fusion_stats = trained["fusion"]
+  restored, transfer_stats = trained["transfer"]
+  fused = jax.lax.stop_gradient(fused)
+  students_maps = parts["fusion"].x
+
+  def ladder_distance(name: str, top: jax.Array) -> jax.Array:
+    """Distance of a member's shallow maps from what its ladder makes of `top`."""
+    if name not in parts["self"]:
+      return jnp.float32(0)
+    wanted = run_module(
+      parts["self"][name].module,
+      step.params["self"][name],
+      step.memory["self"][name],
+      top,
     )
-    numbered = [
-      name for name in shared if name.startswith("stage") and name[5:].isdecimal()
-    ]
-    stages = tuple(sorted(numbered, key=lambda name: int(name[5:])))
-  return _Roles(lead, tuple(name for name in outputs.members if name != lead), stages)
+    return _total(distances.attention, maps[name][:-1], jax.lax.stop_gradient(wanted))
 
+  # Logits: students learn from each other, the fusion from them, the leader from it.
+  terms = _logit_terms(
+    step,
+    fusion_logits,
+    outputs.members.index(leader),
+    temperature=settings.temperature,
+    mean_over_peers=settings.mean_over_peers,
+  )
 
-def _maps(outputs: Outputs, stages: tuple[str, ...]) -> dict[str, list[jax.Array]]:
-  """Returns every member's maps [B, H, W, D], one for each stage."""
-  return {
-    name: [outputs.features(s)[name].astype(jnp.float32) for s in stages]
-    for name in outputs.members
+  # The students: kept apart by shifted attention (equations 7 to 9).
+  attention = {roles.students[0]: jnp.float32(0)}
+  extra = {roles.students[0]: jnp.float32(0)}
+  for previous, student in itertools.pairwise(roles.students):
+    diversity, target = distances.diversity(maps[student][-1], detached[previous][-1])
+    term = diversity + ladder_distance(student, target)
+    attention[student] = jnp.where(alive[previous], term, 0)
+    extra[student] = settings.diversity_weight * attention[student]
+
+  # The leader: follows the fusion's last map, and its own ladder in the shallow stages
+  # (equations 5 and 13).
+  own_map = maps[leader][-1]
+  last_stage = distances.attention(own_map, fused) + distances.attention(
+    restored, students_maps
+  )
+  attention[leader] = last_stage
+  shallow_stages = ladder_distance(leader, fused)
+  extra[leader] = (
+    settings.fusion_weight * last_stage + settings.leader_ladder_weight * shallow_stages
+  )
+
+  # The ladders: learn to rebuild a member's shallow maps from its last one
+  # (equation 14).
+  def rebuild_loss(made: jax.Array, wanted: jax.Array) -> jax.Array:
+    return distances.attention(made, wanted) + distances.features(made, wanted)
+
+  ladder_loss = jnp.float32(0)
+  for name, (made, _) in trained["self"].items():
+    own_loss = _total(rebuild_loss, made, detached[name][:-1])
+    ladder_loss += jnp.where(alive[name], own_loss, 0)
+
+  # Running statistics: the zeros that stand for a diverged member's maps must not move
+  # them.
+  ladder_stats = {}
+  for name, (_, new_stats) in trained["self"].items():
+    old_stats = step.memory["self"][name]
+    ladder_stats[name] = _choose(alive[name], new_stats, old_stats)
+  stats = {
+    "fusion": fusion_stats,
+    "transfer": _choose(alive[leader], transfer_stats, step.memory["transfer"]),
+    "self": ladder_stats,
   }
 
+  def by_member(values: dict[str, jax.Array]) -> jax.Array:
+    return jnp.stack([values[name] for name in outputs.members])
 
-def _modules(
-  roles: _Roles, maps: dict[str, list], num_classes: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns the modules, in the tree their parameters are kept in, and what each reads: only "transfer" attached."""
-  held, lead = jax.lax.stop_gradient(maps), maps[roles.leader][-1]
-  joined = jnp.concatenate([held[name][-1] for name in roles.students], axis=-1)
-  climbing = (*roles.students[1:], roles.leader) if len(roles.stages) > 1 else ()
-  modules = {
-    "fusion": _Fusion(lead.shape[-1], num_classes),
-    "transfer": _Separable(joined.shape[-1]),
-    "self": {
-      name: _Ladder(tuple(x.shape[-1] for x in maps[name][:-1])) for name in climbing
+  ramp = _ramp(step.context.epoch + 1, settings.ramp_epochs)
+  return Objective(
+    member=step.label_loss + terms.kl + ramp * by_member(extra),
+    shared=(
+      terms.fusion_ce + terms.fusion_kl + ramp * settings.ladder_weight * ladder_loss
+    ),
+    metrics={
+      "kl": terms.kl,
+      "attention": by_member(attention),
+      "fusion_ce": terms.fusion_ce,
+      "self": ladder_loss,
     },
-  }
-  return modules, {
-    "fusion": joined,
-    "transfer": lead,
-    "self": {name: held[name][-1] for name in climbing},
-  }
+    memory=stats,
+  )
 
 
-def _require_suitable(roles: _Roles, outputs: Outputs) -> None:
-  """Raises ConfigError unless the members' maps have the sizes that the method needs."""
+class _LogitTerms(NamedTuple):
+  """The terms of the objective that compare logits.
+
+  Attributes:
+    kl: f32[M] of each member to its teachers.
+    fusion_ce: f32[] cross-entropy of the fusion.
+    fusion_kl: f32[] of the fusion to the students.
+  """
+
+  kl: jax.Array
+  fusion_ce: jax.Array
+  fusion_kl: jax.Array
+
+
+def _logit_terms(
+  step: Step,
+  fusion_logits: jax.Array,
+  leader: int,
+  *,
+  temperature: float,
+  mean_over_peers: bool,
+) -> _LogitTerms:
+  """Compares the logits of members and fusion.
+
+  Args:
+    step: the step.
+    fusion_logits: [B, C].
+    leader: the leader's place among the members.
+    temperature: T.
+    mean_over_peers: whether a student's KL is the mean over its peers; else their sum.
+  """
+  logits = step.outputs.logits
+  teachers = jax.lax.stop_gradient(logits)
+  is_student = jnp.arange(len(logits)) != leader
+
+  # Each student learns from the other students.
+  among_students = is_student[:, None] & is_student[None, :]
+  peers = (step.outputs.peers & among_students).astype(jnp.float32)
+  pairs = losses.pairwise_kl(logits, teachers, temperature).mean(axis=-1)
+  student_kl = (peers * pairs).sum(axis=1)
+  if mean_over_peers:
+    student_kl /= jnp.maximum(peers.sum(axis=1), 1)
+
+  # The leader learns from the fusion.
+  detached_fusion = jax.lax.stop_gradient(fusion_logits)
+  leader_kl = losses.kl_divergence(logits[leader], detached_fusion, temperature).mean()
+
+  # The fusion learns from the students' mean logits, and from the first one's labels.
+  teaches = is_student & step.outputs.alive
+  total = jnp.where(teaches[:, None, None], teachers, 0).sum(axis=0)
+  mean = total / jnp.maximum(teaches.sum(), 1)
+  fusion_kl = losses.kl_divergence(fusion_logits, mean, temperature).mean()
+  first_student = 1 if leader == 0 else 0
+  target = step.views.target[first_student]
+  return _LogitTerms(
+    kl=jnp.where(is_student, student_kl, leader_kl),
+    fusion_ce=losses.soft_cross_entropy(fusion_logits, target).mean(),
+    fusion_kl=jnp.where(teaches.any(), fusion_kl, 0),
+  )
+
+
+def _total(
+  distance: Callable[[jax.Array, jax.Array], jax.Array],
+  students: Sequence[jax.Array],
+  teachers: Sequence[jax.Array],
+) -> jax.Array:
+  """Sums a distance over the maps of several stages."""
+  total = jnp.float32(0)
+  for student, teacher in zip(students, teachers, strict=True):
+    total += distance(student, teacher)
+  return total
+
+
+def _choose(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+  """Returns the new tree if bool[] `condition` holds, the old one otherwise."""
+  return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def _ramp(epoch: jax.Array | int, length: float) -> jax.Array:
+  """Returns the fraction of the full weights in `epoch`, counted from 1."""
+  if not length:
+    return jnp.float32(1)
+  return jnp.exp(-5 * (1 - jnp.minimum(epoch / length, 1.0)) ** 2)
+
+
+def _label_parts(params: dict[str, Any]) -> dict[str, str]:
+  """Labels every module's parameters by the name of the optimiser they have."""
+  return {part: part for part in params}
+
+
+def _init(settings: _Settings, key: jax.Array, setup: Setup) -> tuple[PyTree, PyTree]:
+  """Initialises the modules: (params, running statistics)."""
+  roles = settings.roles(setup.outputs)
+  _require_stages(roles, setup.outputs)
+  _require_one_size(roles, setup.outputs)
+
+  def maps_of(outputs: Outputs) -> dict[str, list[jax.Array]]:
+    return member_maps(outputs, roles.stages)
+
+  shapes = jax.eval_shape(maps_of, setup.outputs)
+  maps = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  return init_parts(key, make_parts(roles, maps, setup.num_classes))
+
+
+def _predict(
+  settings: _Settings, params: PyTree, memory: PyTree, outputs: Outputs
+) -> dict[str, jax.Array]:
+  """Predicts with the mean of all members and with the fusion."""
+  roles = settings.roles(outputs)
+  maps = member_maps(outputs, roles.stages)
+  fusion = make_parts(roles, maps, outputs.logits.shape[-1])["fusion"]
+  _, logits = run_module(fusion.module, params["fusion"], memory["fusion"], fusion.x)
+  return {**mean_ensemble(params, memory, outputs), "fusion": jax.nn.softmax(logits)}
+
+
+def _shared_stages(outputs: Outputs) -> tuple[str, ...]:
+  """Returns the stages that all members have, from shallow to deep."""
+  groups = list(outputs.groups.values())
+  return tuple(
+    stage
+    for stage in groups[0].stages
+    if all(stage in output.features for output in groups)
+  )
+
+
+def _require_stages(roles: Roles, outputs: Outputs) -> None:
+  """Raises ConfigError unless there is a leader and all members have suitable maps."""
   require(
     roles.leader in outputs.members,
     f"leader {roles.leader!r} is no member: members are {', '.join(outputs.members)}",
@@ -225,29 +423,36 @@ def _require_suitable(roles: _Roles, outputs: Outputs) -> None:
     bool(roles.stages),
     "the members share no map stage1, stage2, ...: name their maps in method.stages",
   )
-  sizes = {}
   for group, output in outputs.groups.items():
+    known = []
+    for name, feature in output.features.items():
+      if len(feature.shape) == 5:
+        known.append(name)
     for stage in roles.stages:
-      known = [
-        name for name, feature in output.features.items() if len(feature.shape) == 5
-      ]
       require(
         stage in known,
-        f"method.stages: {stage!r} is no feature map of {group}: it has {', '.join(known)}",
+        f"method.stages: {stage!r} is no feature map of {group}: "
+        f"it has {', '.join(known)}",
       )
-    sizes[group] = [list(output.features[stage].shape[2:]) for stage in roles.stages]
-    for (shallow, first), (deep, second) in itertools.pairwise(
-      zip(roles.stages, sizes[group])
-    ):
+    sizes = _map_sizes(outputs, group, roles.stages)
+    for shallow, deep in itertools.pairwise(roles.stages):
+      larger, smaller = sizes[shallow][:2], sizes[deep][:2]
       require(
-        first[:2] == [2 * n for n in second[:2]],
-        f"method.stages: {deep} must have half the height and width of {shallow}, but they are {second[:2]} "
-        f"and {first[:2]} in {group}: name stages that halve them",
+        larger == [2 * side for side in smaller],
+        f"method.stages: {deep} must have half the height and width of {shallow}, "
+        f"but they are {smaller} and {larger} in {group}: name stages that halve them",
       )
-  reference = roles.students[0].rpartition(".")[0]
+
+
+def _require_one_size(roles: Roles, outputs: Outputs) -> None:
+  """Raises ConfigError unless maps have one shape, but for the leader's channels."""
+  reference = _group_of(roles.students[0])
+  reference_sizes = _map_sizes(outputs, reference, roles.stages)
   for name in outputs.members:
-    group = name.rpartition(".")[0]
-    for stage, size, other in zip(roles.stages, sizes[reference], sizes[group]):
+    group = _group_of(name)
+    sizes = _map_sizes(outputs, group, roles.stages)
+    for stage in roles.stages:
+      size, other = reference_sizes[stage], sizes[stage]
       require(
         name == roles.leader or size == other,
         "the common students must have one architecture: "
@@ -260,205 +465,14 @@ def _require_suitable(roles: _Roles, outputs: Outputs) -> None:
       )
 
 
-def _init(
-  leader: str, stages: tuple[str, ...], key: jax.Array, setup
-) -> tuple[PyTree, PyTree]:
-  roles = _roles(leader, stages, setup.outputs)
-  _require_suitable(roles, setup.outputs)
-  shapes = jax.eval_shape(lambda outputs: _maps(outputs, roles.stages), setup.outputs)
-  maps = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  make = lambda path, module, x: module.init(
-    rng.stream(key, jax.tree_util.keystr(path)), x, train=False
-  )
-  variables = jax.tree_util.tree_map_with_path(
-    make, *_modules(roles, maps, setup.num_classes)
-  )
-  part = lambda name: jax.tree.map(
-    lambda v: v[name], variables, is_leaf=lambda v: "params" in v
-  )
-  return part("params"), part("batch_stats")
+def _map_sizes(
+  outputs: Outputs, group: str, stages: Sequence[str]
+) -> dict[str, list[int]]:
+  """Returns stage -> [H, W, D] of a group's maps."""
+  features = outputs.groups[group].features
+  return {stage: list(features[stage].shape[2:]) for stage in stages}
 
 
-def _train(
-  module: nn.Module, params: PyTree, stats: PyTree, x: jax.Array
-) -> tuple[Any, PyTree]:
-  """Runs a module on the batch's statistics; returns its output and its new running statistics."""
-  output, new = module.apply(
-    {"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"]
-  )
-  return output, new["batch_stats"]
-
-
-def _run(module: nn.Module, params: PyTree, stats: PyTree, x: jax.Array) -> Any:
-  return module.apply({"params": params, "batch_stats": stats}, x, train=False)
-
-
-def _predict(
-  leader: str, stages: tuple[str, ...], params, memory, outputs: Outputs
-) -> dict[str, jax.Array]:
-  roles = _roles(leader, stages, outputs)
-  modules, inputs = _modules(
-    roles, _maps(outputs, roles.stages), outputs.logits.shape[-1]
-  )
-  _, logits = _run(
-    modules["fusion"], params["fusion"], memory["fusion"], inputs["fusion"]
-  )
-  return {**mean_ensemble(params, memory, outputs), "fusion": jax.nn.softmax(logits)}
-
-
-def _ramp(epoch, length: float):
-  """Share of the full weights in `epoch`, counted from 1."""
-  return (
-    jnp.exp(-5 * (1 - jnp.minimum(epoch / length, 1.0)) ** 2)
-    if length
-    else jnp.float32(1)
-  )
-
-
-def _root(squared: jax.Array) -> jax.Array:
-  # The root's slope at zero is infinite; where its argument is clipped it is zero.
-  return jnp.sqrt(jnp.maximum(squared, 1e-24))
-
-
-def _attention_distance(
-  student: jax.Array, teacher: jax.Array, variant: str
-) -> jax.Array:
-  squared = losses.attention_transfer(student, teacher)
-  return (
-    squared if variant == "released" else _root(squared * student[0, :, :, 0].size)
-  ).mean()
-
-
-def _map_distance(student: jax.Array, teacher: jax.Array, variant: str) -> jax.Array:
-  squared = losses.feature_l2(student, teacher, "normalized")
-  return (squared / student[0].size if variant == "released" else _root(squared)).mean()
-
-
-def _diversity(
-  features: jax.Array, previous: jax.Array, variant: str
-) -> tuple[jax.Array, jax.Array]:
-  """Returns how far a student's attention is from where the previous one does not look, and that target as a map."""
-  if variant == "released":
-    return losses.diversity(features, previous).mean(), losses.diversity_target(
-      previous
-    )
-  # Equations 7 and 8 as printed.
-  own, attention = (
-    jnp.sum(x**2, axis=-1).reshape(x.shape[0], -1) for x in (features, previous)
-  )
-  half = _root(jnp.sum(attention**2, axis=1, keepdims=True)) / 2
-  rank = max(attention.shape[1] // 3, 1) - 1
-  threshold = jnp.sort(attention, axis=1)[:, rank : rank + 1]
-  shifted = (half - attention) * jnp.sign(attention - threshold) + half
-  # The paper leaves open how attention becomes a map: as in the released code, spread
-  # evenly over the channels.
-  change = ((shifted - attention) / previous.shape[-1]).reshape(*previous.shape[:3], 1)
-  return _root(losses.feature_l2(own, shifted, "normalized")).mean(), previous + change
-
-
-def _logit_terms(
-  outputs: Outputs,
-  fusion_logits: jax.Array,
-  target: jax.Array,
-  lead: int,
-  temperature: float,
-  variant: str,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Returns (CE f32[M], KL f32[M], CE of the fusion f32[], KL of the fusion f32[])."""
-  order = jnp.arange(outputs.alive.size)
-  common = order != lead
-  teaching = common & outputs.alive
-  peers = (
-    common[:, None] & teaching[None, :] & (order[:, None] != order[None, :])
-  ).astype(jnp.float32)
-  teachers = jax.lax.stop_gradient(outputs.logits)
-  pairs = losses.pairwise_kl(outputs.logits, teachers, temperature).mean(axis=-1)
-  kl = (peers * pairs).sum(axis=1) / (
-    jnp.maximum(peers.sum(axis=1), 1) if variant == "released" else 1
-  )
-  led = losses.kl_divergence(
-    outputs.logits[lead], jax.lax.stop_gradient(fusion_logits), temperature
-  ).mean()
-  mean = jnp.where(teaching[:, None, None], teachers, 0).sum(axis=0) / jnp.maximum(
-    teaching.sum(), 1
-  )
-  fusion_kl = jnp.where(
-    teaching.any(), losses.kl_divergence(fusion_logits, mean, temperature).mean(), 0
-  )
-  first = 1 if lead == 0 else 0
-  return (
-    losses.soft_cross_entropy(outputs.logits, target).mean(axis=1),
-    jnp.where(common, kl, led),
-    losses.soft_cross_entropy(fusion_logits, target[first]).mean(),
-    fusion_kl,
-  )
-
-
-def _loss(
-  leader: str,
-  stages: tuple[str, ...],
-  variant: str,
-  temperature: float,
-  weights: dict[str, float],
-  ramp_epochs: float,
-  step,
-) -> Objective:
-  params, memory, outputs, batch, views, context = step
-  roles, members = _roles(leader, stages, outputs), outputs.members
-  lead, maps = members.index(roles.leader), _maps(outputs, roles.stages)
-  held, alive = jax.lax.stop_gradient(maps), dict(zip(members, outputs.alive))
-  modules, inputs = _modules(roles, maps, outputs.logits.shape[-1])
-  trained = jax.tree.map(_train, modules, params, memory, inputs)
-  (fused, fusion_logits), fusion_stats = trained["fusion"]
-  near = functools.partial(_attention_distance, variant=variant)
-  ce, kl, fusion_ce, fusion_kl = _logit_terms(
-    outputs, fusion_logits, views.target, lead, temperature, variant
-  )
-
-  def shallow(name, top):
-    """Distance of a member's shallower stages from what its module makes of the map `top`."""
-    if not modules["self"]:
-      return jnp.float32(0)
-    wanted = jax.lax.stop_gradient(
-      _run(modules["self"][name], params["self"][name], memory["self"][name], top)
-    )
-    return sum(map(near, maps[name][:-1], wanted))
-
-  terms = {roles.students[0]: jnp.float32(0)}
-  for previous, name in itertools.pairwise(roles.students):
-    distance, target = _diversity(maps[name][-1], held[previous][-1], variant)
-    terms[name] = jnp.where(alive[previous], distance + shallow(name, target), 0)
-  top, guide = maps[roles.leader][-1], jax.lax.stop_gradient(fused)
-  restored, transfer_stats = trained["transfer"]
-  terms[roles.leader] = near(top, guide) + near(restored, inputs["fusion"])
-  extra = {name: weights["diversity"] * term for name, term in terms.items()}
-  extra[roles.leader] = weights["fusion"] * terms[roles.leader] + weights[
-    "fusion" if variant == "released" else "self"
-  ] * shallow(roles.leader, guide)
-
-  own = jnp.float32(0)
-  for name, (made, _) in trained["self"].items():
-    pairs = list(zip(made, held[name]))
-    own += jnp.where(
-      alive[name], sum(near(*pair) + _map_distance(*pair, variant) for pair in pairs), 0
-    )
-  # The zeros that stand for a dead member's maps must not move running statistics.
-  keep = lambda name, new, old: jax.tree.map(
-    lambda n, o: jnp.where(alive[name], n, o), new, old
-  )
-  stats = {
-    "fusion": fusion_stats,
-    "transfer": keep(roles.leader, transfer_stats, memory["transfer"]),
-    "self": {
-      name: keep(name, new, memory["self"][name])
-      for name, (_, new) in trained["self"].items()
-    },
-  }
-  ramp = _ramp(context.epoch + 1, ramp_epochs)
-  stack = lambda values: jnp.stack([values[name] for name in members])
-  return Objective(
-    ce + kl + ramp * stack(extra),
-    fusion_ce + fusion_kl + ramp * weights["self"] * own,
-    {"kl": kl, "attention": stack(terms), "fusion_ce": fusion_ce, "self": own},
-    stats,
-  )
+def _group_of(member: str) -> str:
+  """Returns the name of a member's group."""
+  return member.rpartition(".")[0]

@@ -1,13 +1,18 @@
-"""Interval distillation: the members train alone, then learn from what they knew together, and so on."""
+"""Interval distillation: epochs alone, then epochs with the cohort's soft labels."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxdistill import losses, metrics, targets
-from jaxdistill.core.method import Method, Setup, Survey
-from jaxdistill.core.types import Objective
+from jaxdistill.core.method import Context, Method, Setup, Step, Survey
+from jaxdistill.core.types import Batch, Group, Objective, Outputs, PyTree
 from jaxdistill.errors import require, require_choice, require_positive
 from jaxdistill.methods import _tables as tables
+from jaxdistill.methods._past import keep_weights, weights_of
+
+BRIEF = {"independent_epochs": 1, "distillation_epochs": 1}
 
 
 def interval(
@@ -22,13 +27,14 @@ def interval(
   dtype: str = "float32",
   top_k: int = 0,
 ) -> Method:
-  """Trains in cycles: epochs on the labels alone, then epochs towards the cohort's aggregated soft labels as well.
+  """Returns the method of cycles: epochs on the labels alone, then distillation epochs.
 
-      L_i = a_r CE(z_i, y) + b_r KL(S || softmax(z_i / T)),   S(x) = sum_k v_k softmax(z_k(x) / T) / sum_k v_k
+      L_i = a_r CE(z_i, y) + b_r KL(S || softmax(z_i / T))
+      S(x) = sum_k v_k softmax(z_k(x) / T) / sum_k v_k
 
   in distillation epoch r = 0 .. T_d - 1, with a_r = 1 - r / T_d and b_r = 1 + r / T_d,
-  v_k the accuracy of member k. S is made once, at the end of the independent epochs,
-  and kept for the rest of the cycle.
+  v_k the accuracy of member k. S, the cohort's aggregated soft labels, is made once, at
+  the end of the independent epochs, and kept for the rest of the cycle.
 
   Args:
     independent_epochs: T_in of every cycle.
@@ -51,16 +57,16 @@ def interval(
 
   Reference:
     L. Gao, X. Lan, H. Mi, D. Feng, K. Xu, Y. Peng: Multistructure-Based Collaborative
-      Online Distillation. Entropy
-    21(4), 2019, equations 4 to 11 and algorithm 1. No code was released.
+      Online Distillation. Entropy 21(4), 2019, equations 4 to 11 and algorithm 1. No
+      code was released.
   Differs from the paper: its formula of the accuracy weights has a misprinted
     denominator and that of the KL a stray minus sign.
   """
-  lengths = independent_epochs, distillation_epochs
+  cycle = _Cycle(independent=independent_epochs, distillation=distillation_epochs)
   require(
-    all(isinstance(n, int) and n >= 1 for n in lengths),
-    "independent_epochs and distillation_epochs must be "
-    f"whole numbers of at least 1, got {independent_epochs} and {distillation_epochs}",
+    _is_whole(independent_epochs) and _is_whole(distillation_epochs),
+    "independent_epochs and distillation_epochs must be whole numbers of at least 1, "
+    f"got {independent_epochs} and {distillation_epochs}",
   )
   require_positive(temperature=temperature)
   require_choice(
@@ -69,149 +75,179 @@ def interval(
     accuracy=(accuracy, ("train", "holdout")),
     dtype=(dtype, tables.DTYPES),
   )
-  cycle = independent_epochs + distillation_epochs
-  soften = lambda logits: jax.nn.softmax(logits / temperature)
+  kl_factor = temperature**2 if scale_kl else 1
 
-  def blend(outputs, accuracies):
+  def blend(outputs: Outputs, accuracies: jax.Array) -> jax.Array:
+    """Aggregates the members' predictions to soft labels f32[B, C]."""
+    probabilities = jax.nn.softmax(outputs.logits / temperature)
     return targets.accuracy_weighted(
-      soften(outputs.logits), jnp.where(outputs.alive, accuracies, 0)
+      probabilities, jnp.where(outputs.alive, accuracies, 0)
     )
 
-  def loss(step):
-    params, memory, outputs, batch, views, context = step
-    position = context.epoch % cycle
-    distilling, r = position >= independent_epochs, position - independent_epochs
-    gradual = jnp.where(
-      distilling, r / distillation_epochs if weights == "gradual" else 0.0, 0.0
+  def run_snapshot(step: Step) -> jax.Array:
+    """Returns what the kept weights predict for the images of each member."""
+    memory = step.memory
+    shape = step.outputs.logits.shape
+
+    def predict() -> jax.Array:
+      outputs = step.context.forward(memory["cohort"], step.views.image)
+      return blend(outputs, memory["accuracy"])
+
+    distilling = cycle.is_distilling(step.context.epoch)
+    soft = jax.lax.cond(distilling, predict, lambda: jnp.zeros(shape[1:]))
+    return jnp.broadcast_to(jax.lax.stop_gradient(soft)[None], shape)
+
+  soft_labels = _look_up if teacher == "table" else run_snapshot
+
+  def loss(step: Step) -> Objective:
+    distilling = cycle.is_distilling(step.context.epoch)
+    label_weight, kl_weight = cycle.weights(
+      step.context.epoch, gradual=weights == "gradual"
     )
-    alpha, beta = (
-      1 - gradual,
-      jnp.where(distilling, 1 + gradual if weights == "gradual" else 2.0, 0.0),
-    )
-    soft = _soft_labels(
-      memory, batch, views, context, distilling, blend, outputs.logits.shape
-    )
-    ce = losses.soft_cross_entropy(outputs.logits, views.target).mean(axis=1)
+
+    soft = soft_labels(step)
+    label_loss = step.label_loss
     entropy = -jax.scipy.special.xlogy(soft, soft).sum(axis=-1)
-    kl = (losses.soft_cross_entropy(outputs.logits / temperature, soft) - entropy).mean(
-      axis=1
-    )
-    objective = alpha * ce + beta * (temperature**2 if scale_kl else 1) * kl
-    return Objective(
-      objective,
-      jnp.float32(0),
-      {"kl": jnp.where(distilling, kl, jnp.nan), "distilling": distilling},
-      memory,
-    )
+    soft_ce = losses.soft_cross_entropy(step.outputs.logits / temperature, soft)
+    kl = (soft_ce - entropy).mean(axis=1)
 
-  def init(key, setup):
-    _require_whole_cycles(setup, independent_epochs, distillation_epochs)
-    memory = {"accuracy": jnp.zeros(len(setup.outputs.members))}
+    member = label_weight * label_loss + kl_weight * kl_factor * kl
+    logged = {"kl": jnp.where(distilling, kl, jnp.nan), "distilling": distilling}
+    return Objective(member=member, metrics=logged)
+
+  def init(key: jax.Array, setup: Setup) -> tuple[PyTree, PyTree]:
+    del key
+    _require_whole_cycles(setup, cycle)
+    memory: dict[str, PyTree] = {"accuracy": jnp.zeros(len(setup.outputs.members))}
     if teacher == "table":
-      return {}, {
-        **memory,
-        "soft": tables.create(
-          setup.num_examples, setup.num_classes, dtype=dtype, top_k=top_k
-        ),
-      }
-    return {}, {**memory, "cohort": _variables(setup.cohort)}
+      memory["soft"] = tables.create(
+        setup.num_examples, setup.num_classes, dtype=dtype, top_k=top_k
+      )
+    else:
+      memory["cohort"] = weights_of(setup.cohort)
+    return {}, memory
 
-  def update(memory, cohort, context):
+  def update(memory: PyTree, cohort: dict[str, Group], context: Context) -> PyTree:
     if teacher == "table":
       return memory
-    done = context.step + 1
-    now = (done % context.steps_per_epoch == 0) & (
-      done // context.steps_per_epoch % cycle == independent_epochs
-    )
-    return {
-      **memory,
-      "cohort": jax.tree.map(
-        lambda new, old: jnp.where(now, new, old), _variables(cohort), memory["cohort"]
-      ),
-    }
+    steps_done = context.step + 1
+    epochs_done = steps_done // context.steps_per_epoch
+    epoch_ends = steps_done % context.steps_per_epoch == 0
+    now = epoch_ends & cycle.begins_distilling(epochs_done)
+    return {**memory, "cohort": keep_weights(now, cohort, memory["cohort"])}
 
-  due = lambda epoch: epoch % cycle == independent_epochs
-  surveys = (_measure_accuracy(accuracy, due),)
+  def write_soft_labels(
+    soft: PyTree, memory: PyTree, outputs: Outputs, batch: Batch
+  ) -> PyTree:
+    blended = blend(outputs, memory["accuracy"])
+    return tables.write(soft, batch.index, blended, batch.mask)
+
+  # The accuracies come first: the soft labels are weighted by them.
+  surveys = [
+    Survey(
+      split=accuracy,
+      due=cycle.begins_distilling,
+      start=_start_accuracy,
+      collect=_collect_accuracy,
+      finish=_finish_accuracy,
+    )
+  ]
   if teacher == "table":
-
-    def write(soft, memory, outputs, batch):
-      return tables.write(
-        soft, batch.index, blend(outputs, memory["accuracy"]), batch.mask
-      )
-
-    surveys += (
+    surveys.append(
       Survey(
-        "train",
-        due,
-        lambda memory: memory["soft"],
-        write,
-        lambda memory, soft: {**memory, "soft": soft},
-      ),
+        split="train",
+        due=cycle.begins_distilling,
+        start=lambda memory: memory["soft"],
+        collect=write_soft_labels,
+        finish=lambda memory, soft: {**memory, "soft": soft},
+      )
     )
-  return Method(loss=loss, init=init, update=update, surveys=surveys, min_members=2)
+  return Method(
+    loss=loss, init=init, update=update, surveys=tuple(surveys), min_members=2
+  )
 
 
-def _require_whole_cycles(
-  setup: Setup, independent_epochs: int, distillation_epochs: int
-) -> None:
-  cycle = independent_epochs + distillation_epochs
+class _Cycle(NamedTuple):
+  """A cycle of epochs.
+
+  Attributes:
+    independent: epochs T_in in which the members train alone.
+    distillation: epochs T_d that follow.
+  """
+
+  independent: int
+  distillation: int
+
+  @property
+  def epochs(self) -> int:
+    """Length of the cycle."""
+    return self.independent + self.distillation
+
+  def begins_distilling(self, epoch):
+    """Tells whether an epoch, from 0, is the first one of distillation in a cycle."""
+    return epoch % self.epochs == self.independent
+
+  def is_distilling(self, epoch: jax.Array) -> jax.Array:
+    """Tells whether an epoch, from 0, is one of distillation: bool[]."""
+    return epoch % self.epochs >= self.independent
+
+  def weights(self, epoch: jax.Array, *, gradual: bool) -> tuple[jax.Array, jax.Array]:
+    """Returns the weights (a, b) of the labels and of the KL in an epoch from 0."""
+    distilling = self.is_distilling(epoch)
+    if not gradual:
+      return jnp.float32(1), jnp.where(distilling, 2.0, 0.0)
+    r = epoch % self.epochs - self.independent
+    moved = jnp.where(distilling, r / self.distillation, 0.0)
+    return 1 - moved, jnp.where(distilling, 1 + moved, 0.0)
+
+
+def _is_whole(epochs: object) -> bool:
+  """Tells whether a number of epochs is an integer of at least 1."""
+  return isinstance(epochs, int) and epochs >= 1
+
+
+def _require_whole_cycles(setup: Setup, cycle: _Cycle) -> None:
+  """Raises ConfigError unless the run is a whole number of cycles."""
   epochs, remainder = divmod(setup.total_steps, setup.steps_per_epoch)
-  whole = max(epochs // cycle, 1) * cycle
+  whole = max(epochs // cycle.epochs, 1) * cycle.epochs
+  given = setup.total_steps / setup.steps_per_epoch
   require(
-    not remainder and not epochs % cycle,
-    f"cycles of {independent_epochs} + {distillation_epochs} epochs do not "
-    f"fit a run of {setup.total_steps / setup.steps_per_epoch:.4g} epochs: set epochs to {whole} or "
-    f"{whole + cycle}, or the lengths of a cycle",
+    not remainder and not epochs % cycle.epochs,
+    f"cycles of {cycle.independent} + {cycle.distillation} epochs do not fit a run of "
+    f"{given:.4g} epochs: set epochs to {whole} or {whole + cycle.epochs}, "
+    "or the lengths of a cycle",
   )
 
 
-def _variables(cohort):
-  return {name: (group.params, group.stats) for name, group in cohort.items()}
-
-
-def _measure_accuracy(split: str, due) -> Survey:
-  """Measures every member's top-1 accuracy on a split; a member that is not finite has none."""
-
-  def collect(collected, memory, outputs, batch):
-    labels = jnp.broadcast_to(batch.label[None], outputs.logits.shape[:2])
-    right = (
-      metrics.top_k(outputs.logits, labels, 1)
-      * outputs.alive[:, None]
-      * batch.mask[None]
-    )
-    return {
-      "right": collected["right"] + right.sum(axis=1),
-      "count": collected["count"] + batch.mask.sum(),
-    }
-
-  start = lambda memory: {
-    "right": jnp.zeros_like(memory["accuracy"]),
-    "count": jnp.zeros(()),
-  }
-  return Survey(
-    split,
-    due,
-    start,
-    collect,
-    lambda memory, collected: {
-      **memory,
-      "accuracy": collected["right"] / collected["count"],
-    },
-  )
-
-
-def _soft_labels(memory, batch, views, context, distilling, blend, shape) -> jax.Array:
-  """Returns what every member is to learn of the batch: f32[M, B, C], from the table or from the snapshot."""
-  if "cohort" in memory:
-    forward = lambda: blend(
-      context.forward(memory["cohort"], views.image), memory["accuracy"]
-    )
-    soft = jax.lax.cond(distilling, forward, lambda: jnp.zeros(shape[1:]))
-    return jnp.broadcast_to(jax.lax.stop_gradient(soft)[None], shape)
-  soft = tables.read(memory["soft"], batch.index, shape[-1])
+def _look_up(step: Step) -> jax.Array:
+  """Returns the soft labels of the table for every member: f32[M, B, C]."""
+  num_classes = step.outputs.logits.shape[-1]
+  soft = tables.read(step.memory["soft"], step.batch.index, num_classes)
   # The member whose images were mixed learns the mixture, as it does of the labels.
-  share, partner = views.perturbation.weight, views.perturbation.permutation
-  chosen = (jnp.arange(shape[0]) == views.perturbation.member)[:, None, None]
-  return jnp.where(
-    chosen, (share * soft + (1 - share) * soft[partner])[None], soft[None]
-  )
+  mixture = step.views.perturbation.mix(soft)
+  perturbed = step.views.is_perturbed[:, None, None]
+  return jnp.where(perturbed, mixture[None], soft[None])
+
+
+def _start_accuracy(memory: PyTree) -> PyTree:
+  """Returns the counts of no example."""
+  return {"right": jnp.zeros_like(memory["accuracy"]), "count": jnp.zeros(())}
+
+
+def _collect_accuracy(
+  collected: PyTree, memory: PyTree, outputs: Outputs, batch: Batch
+) -> PyTree:
+  """Counts a batch's correct predictions; a member that is not finite has none."""
+  del memory
+  labels = jnp.broadcast_to(batch.label[None], outputs.logits.shape[:2])
+  correct = metrics.top_k(outputs.logits, labels, 1)
+  right = correct * outputs.alive[:, None] * batch.mask[None]
+  return {
+    "right": collected["right"] + right.sum(axis=1),
+    "count": collected["count"] + batch.mask.sum(),
+  }
+
+
+def _finish_accuracy(memory: PyTree, collected: PyTree) -> PyTree:
+  """Returns the memory with every member's top-1 accuracy."""
+  return {**memory, "accuracy": collected["right"] / collected["count"]}

@@ -1,51 +1,80 @@
-"""Knowledge Distillation via Collaborative Learning: one target for all members, made anew in every step.
+"""Knowledge Distillation via Collaborative Learning: one target for all members.
 
-All four share L_i = CE(z_i, y) + weight T^2 KL(target || p_i) with a detached target,
-and differ in the target. What the paper calls invariant collaborative learning, every
-member seeing an augmentation of its own, is the run's key `views = "per_member"` and
-goes with any method.
+The target is made anew in every step. All four methods share
+L_i = CE(z_i, y) + weight T^2 KL(target || p_i) with a detached target, and differ in
+the target. What the paper calls invariant collaborative learning, each image augmented
+independently for every member, is the run's key `views = "per_member"` and goes with
+any method.
 
 Reference:
   Q. Guo, X. Wang, Y. Wu, Z. Yu, D. Liang, X. Hu, P. Luo: Online Knowledge Distillation
-    via Collaborative Learning.
-  CVPR 2020. No code of the authors was released.
+    via Collaborative Learning. CVPR 2020. No code of the authors was released.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxdistill import losses, targets
-from jaxdistill.core.method import Method, Survey
-from jaxdistill.core.types import Objective
+from jaxdistill.core.method import Init, Method, Setup, Step, Survey, no_state
+from jaxdistill.core.types import Batch, Objective, Outputs, PyTree
 from jaxdistill.errors import require_choice, require_not_negative, require_positive
 
 
+class _Target(NamedTuple):
+  """What all members learn.
+
+  Attributes:
+    logits: [B, C].
+    metrics: name -> what is logged about it.
+  """
+
+  logits: jax.Array
+  metrics: dict[str, jax.Array]
+
+
 def _collaborative(
-  teach: Callable, weight: float, temperature: float, **parts
+  make_target: Callable[[Step, jax.Array], _Target],
+  *,
+  weight: float,
+  temperature: float,
+  init: Init = no_state,
+  surveys: tuple[Survey, ...] = (),
+  columns: tuple[str, ...] = (),
 ) -> Method:
-  """Makes the method from its target, (memory, detached logits, alive, labels) -> (logits f32[B, C], metrics)."""
+  """Returns the method with this target.
+
+  Args:
+    make_target: (step, detached logits f32[M, B, C]) -> the target.
+    weight: lambda of equation 2, at least 0.
+    temperature: T > 0.
+    init: see `Method`.
+    surveys: see `Method`.
+    columns: see `Method`.
+  """
   require_not_negative(weight=weight)
   require_positive(temperature=temperature)
 
-  def loss(step):
-    params, memory, outputs, batch, views, context = step
-    teacher, logged = teach(
-      memory, jax.lax.stop_gradient(outputs.logits), outputs.alive, batch.label
+  def loss(step: Step) -> Objective:
+    logits = step.outputs.logits
+    target = make_target(step, jax.lax.stop_gradient(logits))
+    teacher = jnp.broadcast_to(target.logits[None], logits.shape)
+    kl = losses.kl_divergence(logits, teacher, temperature).mean(axis=1)
+    return Objective(
+      member=step.label_loss + weight * kl, metrics={"kl": kl, **target.metrics}
     )
-    ce = losses.soft_cross_entropy(outputs.logits, views.target).mean(axis=1)
-    everyone = jnp.broadcast_to(teacher[None], outputs.logits.shape)
-    kl = losses.kl_divergence(outputs.logits, everyone, temperature).mean(axis=1)
-    return Objective(ce + weight * kl, jnp.float32(0), {"kl": kl, **logged}, memory)
 
-  return Method(loss=loss, min_members=2, **parts)
+  return Method(loss=loss, init=init, surveys=surveys, min_members=2, columns=columns)
 
 
 def naive(
   *, weight: float = 1.0, temperature: float = 2.0, scope: str = "sample"
 ) -> Method:
-  """Takes the logits of the member with the lowest cross-entropy as the target (equation 4).
+  """Returns the method whose target is the best member's logits (equation 4).
+
+  The best member is the one with the lowest cross-entropy.
 
   Args:
     weight: lambda of equation 2, at least 0.
@@ -57,28 +86,29 @@ def naive(
   """
   require_choice(scope=(scope, ("sample", "batch")))
 
-  def teach(memory, logits, alive, labels):
-    del memory
-    ce = losses.cross_entropy(logits, jnp.broadcast_to(labels[None], logits.shape[:2]))
+  def make_target(step: Step, logits: jax.Array) -> _Target:
+    alive = step.outputs.alive
+    ce = losses.cross_entropy(logits, step.labels)
     if scope == "sample":
       best = jnp.argmin(jnp.where(alive[:, None], ce, jnp.inf), axis=0)
-      teacher = targets.kdcl_naive(logits, labels, alive)
+      teacher = targets.kdcl_naive(logits, step.batch.label, alive)
     else:
-      best = jnp.broadcast_to(
-        targets.winner(jnp.where(alive, ce.mean(axis=1), jnp.nan)), labels.shape
-      )
-      teacher = logits[jnp.maximum(best[0], 0)]
-    return teacher, {
-      "wins": ((jnp.arange(len(logits))[:, None] == best[None]) & alive[:, None]).mean(
-        axis=1
-      )
-    }
+      winner = targets.winner(jnp.where(alive, ce.mean(axis=1), jnp.nan))
+      best = jnp.broadcast_to(winner, step.batch.label.shape)
+      teacher = logits[jnp.maximum(winner, 0)]
+    members = jnp.arange(len(logits))
+    wins = (members[:, None] == best[None]) & alive[:, None]
+    return _Target(logits=teacher, metrics={"wins": wins.mean(axis=1)})
 
-  return _collaborative(teach, weight, temperature, columns=("wins",))
+  return _collaborative(
+    make_target, weight=weight, temperature=temperature, columns=("wins",)
+  )
 
 
 def linear(*, weight: float = 1.0, temperature: float = 2.0) -> Method:
-  """Takes for every example the convex combination of the members' logits with the lowest cross-entropy (equation 5).
+  """Returns the method whose target combines the logits of all members (equation 5).
+
+  For every example it is the convex combination with the lowest cross-entropy.
 
   Args:
     weight: lambda of equation 2, at least 0.
@@ -88,14 +118,17 @@ def linear(*, weight: float = 1.0, temperature: float = 2.0) -> Method:
     ConfigError: for values out of range.
   """
 
-  def teach(memory, logits, alive, labels):
-    return targets.kdcl_linear(logits, labels, alive), {}
+  def make_target(step: Step, logits: jax.Array) -> _Target:
+    combined = targets.kdcl_linear(logits, step.batch.label, step.outputs.alive)
+    return _Target(logits=combined, metrics={})
 
-  return _collaborative(teach, weight, temperature)
+  return _collaborative(make_target, weight=weight, temperature=temperature)
 
 
 def min_logit(*, weight: float = 1.0, temperature: float = 2.0) -> Method:
-  """Takes the smallest of the members' logits relative to the label's, class by class (equations 6 and 7).
+  """Returns the method whose target is the smallest logit (equations 6 and 7).
+
+  It is taken class by class, among the members' logits relative to the label's.
 
   Args:
     weight: lambda of equation 2, at least 0.
@@ -105,16 +138,18 @@ def min_logit(*, weight: float = 1.0, temperature: float = 2.0) -> Method:
     ConfigError: for values out of range.
   """
 
-  def teach(memory, logits, alive, labels):
-    return targets.kdcl_min_logit(logits, labels, alive), {}
+  def make_target(step: Step, logits: jax.Array) -> _Target:
+    smallest = targets.kdcl_min_logit(logits, step.batch.label, step.outputs.alive)
+    return _Target(logits=smallest, metrics={})
 
-  return _collaborative(teach, weight, temperature)
+  return _collaborative(make_target, weight=weight, temperature=temperature)
 
 
 def general(*, weight: float = 1.0, temperature: float = 2.0) -> Method:
-  """Takes a weighted mean of the members' probabilities, weighted for the lowest error on held-out examples.
+  """Returns the method whose target is a mean with the lowest held-out error.
 
-      target = sum_i w_i softmax(z_i / T),   w = C^-1 1 / (1' C^-1 1),   C_ij = mean (f_i - 1) (f_j - 1)
+      target = sum_i w_i softmax(z_i / T)
+      w = C^-1 1 / (1' C^-1 1),   C_ij = mean (f_i - 1) (f_j - 1)
 
   f is the probability of the true class on the examples that `holdout` takes out of the
   training set, measured in evaluation mode before every epoch but the first, in which
@@ -130,45 +165,64 @@ def general(*, weight: float = 1.0, temperature: float = 2.0) -> Method:
       examples.
   """
 
-  def teach(memory, logits, alive, labels):
-    del labels
-    shares = jnp.where(alive, memory["weights"], 0)
-    shares = jnp.where(shares.sum() > 0, shares, alive.astype(jnp.float32))
-    shares /= jnp.maximum(shares.sum(), 1e-9)
+  def make_target(step: Step, logits: jax.Array) -> _Target:
+    alive = step.outputs.alive
+    weights = _finite_weights(step.memory["weights"], alive)
     # softmax((T log p) / T) = p. The mean is taken in the log domain, where no
     # probability underflows.
     log_p = jax.nn.logsumexp(
-      jax.nn.log_softmax(logits / temperature), axis=0, b=shares[:, None, None]
+      jax.nn.log_softmax(logits / temperature), axis=0, b=weights[:, None, None]
     )
-    return temperature * jnp.where(alive.any(), log_p, 0), {"weight": shares}
+    mean = temperature * jnp.where(alive.any(), log_p, 0)
+    return _Target(logits=mean, metrics={"weight": weights})
 
-  def init(key, setup):
+  def init(key: jax.Array, setup: Setup) -> tuple[PyTree, PyTree]:
+    del key
     members = len(setup.outputs.members)
     return {}, {"weights": jnp.full((members,), 1 / members, jnp.float32)}
 
-  def start(memory):
-    members = memory["weights"].size
-    return {"errors": jnp.zeros((members, members)), "count": jnp.zeros(())}
+  survey = Survey(
+    split="holdout",
+    due=lambda epoch: epoch > 0,
+    start=_start_errors,
+    collect=_collect_errors,
+    finish=_weigh_by_errors,
+  )
+  return _collaborative(
+    make_target, weight=weight, temperature=temperature, init=init, surveys=(survey,)
+  )
 
-  def collect(collected, memory, outputs, batch):
-    del memory
-    labels = jnp.broadcast_to(batch.label[None], outputs.logits.shape[:2])
-    error = (jnp.exp(-losses.cross_entropy(outputs.logits, labels)) - 1) * batch.mask[
-      None
-    ]
-    return {
-      "errors": collected["errors"]
-      + jnp.einsum("ib,jb->ij", error, error, precision="highest"),
-      "count": collected["count"] + batch.mask.sum(),
-    }
 
-  def finish(memory, collected):
-    del memory
-    return {
-      "weights": targets.kdcl_weights_from_errors(
-        collected["errors"] / collected["count"]
-      )
-    }
+def _finite_weights(weights: jax.Array, alive: jax.Array) -> jax.Array:
+  """Returns weights f32[M] that sum to one, 0 for members that are not finite."""
+  weights = jnp.where(alive, weights, 0)
+  weights = jnp.where(weights.sum() > 0, weights, alive.astype(jnp.float32))
+  return weights / jnp.maximum(weights.sum(), 1e-9)
 
-  survey = Survey("holdout", lambda epoch: epoch > 0, start, collect, finish)
-  return _collaborative(teach, weight, temperature, init=init, surveys=(survey,))
+
+def _start_errors(memory: PyTree) -> PyTree:
+  """Returns the sums of no example."""
+  members = memory["weights"].size
+  return {"errors": jnp.zeros((members, members)), "count": jnp.zeros(())}
+
+
+def _collect_errors(
+  collected: PyTree, memory: PyTree, outputs: Outputs, batch: Batch
+) -> PyTree:
+  """Adds a batch's products of errors f - 1 of every two members."""
+  del memory
+  labels = jnp.broadcast_to(batch.label[None], outputs.logits.shape[:2])
+  true_class = jnp.exp(-losses.cross_entropy(outputs.logits, labels))
+  error = (true_class - 1) * batch.mask[None]
+  products = jnp.einsum("ib,jb->ij", error, error, precision="highest")
+  return {
+    "errors": collected["errors"] + products,
+    "count": collected["count"] + batch.mask.sum(),
+  }
+
+
+def _weigh_by_errors(memory: PyTree, collected: PyTree) -> PyTree:
+  """Returns the memory with the weights of equation 11."""
+  del memory
+  second_moment = collected["errors"] / collected["count"]
+  return {"weights": targets.kdcl_weights_from_errors(second_moment)}

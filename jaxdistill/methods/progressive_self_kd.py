@@ -1,4 +1,4 @@
-"""Progressive self-distillation with mutual features: PS-KD, BYOT and DMFL, each of which can be left out."""
+"""Progressive self-distillation with mutual features: PS-KD, BYOT and DMFL in one."""
 
 from jaxdistill.core.method import Method
 from jaxdistill.errors import (
@@ -7,7 +7,7 @@ from jaxdistill.errors import (
   require_not_negative,
   require_positive,
 )
-from jaxdistill.methods._past import make_past, softened
+from jaxdistill.methods._past import Softening, make_past
 from jaxdistill.methods._self_taught import Shallow, self_taught
 
 
@@ -30,7 +30,7 @@ def progressive_self_kd(
   mutual_temperature: float = 1.0,
   stages: tuple[str, ...] = (),
 ) -> Method:
-  """Trains every member on labels softened by its past, with shallow classifiers and mutual features.
+  """Returns the method of softened labels, shallow classifiers and mutual features.
 
       L = CE(p_N, y') + L_selfKD + L_DMFL
       L_selfKD = sum_{i <= N} (1 - alpha) CE(p_i, y')
@@ -45,14 +45,20 @@ def progressive_self_kd(
     ps_kd: soften the labels; else y' = y.
     byot: teach shallow classifiers; else L_selfKD is left out.
     dmfl: mutual features; without `byot` the branches end in their pooled features.
-    past_alpha, schedule, source, dtype, top_k: see the method of the past predictions
-      alone: alpha is 0.8 at the end.
-    alpha, temperature, hint_weight, hint_reduce, stages: see the method of the shallow
-      classifiers alone.
+    past_alpha: weight of the past prediction at the end, in 0..1.
+    schedule: "linear", the weight rises from epoch to epoch, or "constant".
+    source: of the past predictions, "table" or "previous_weights", see `ps_kd`.
+    dtype: of the table: float32, float16 or bfloat16.
+    top_k: classes to keep of each past prediction, the rest evenly spread; 0 keeps all.
+    alpha: weight of the deepest classifier as a teacher, in 0..1.
+    temperature: T > 0.
+    hint_weight: of the feature term.
+    hint_reduce: the feature term's "sum" over the batch, or "mean".
     kl: "teacher", T^2 KL(p_N || p_i) as above, or "printed", KL(p_i || p_N) at T = 1 as
       in equation 2; p_N is detached.
     mutual_weight: of L_DMFL.
     mutual_temperature: of the features' softmax.
+    stages: features that get a branch; none stands for every stage but the last.
 
   Raises:
     ConfigError: for values out of range, and at initialisation for a network with a
@@ -60,8 +66,7 @@ def progressive_self_kd(
 
   Reference:
     S. Chottananurak, J. Jeong, D. Kabir, T. Phisannupawong: Progressive Self-Knowledge
-      Distillation with Mutual
-    Learning, equations 1 to 3.
+      Distillation with Mutual Learning, equations 1 to 3.
   Differs from the paper: the KL of L_selfKD is printed as KL(P_i || P_N), here it is
     that of the method it builds on, see `kl`; the paper says constant alpha = 0.8 in
     its text, for which there is `schedule`, and cites the method whose alpha rises.
@@ -79,21 +84,23 @@ def progressive_self_kd(
     hint_reduce=(hint_reduce, ("sum", "mean")),
     kl=(kl, ("teacher", "printed")),
   )
-  past = make_past(source, dtype, top_k) if ps_kd else None
-  target = softened(past, past_alpha, schedule) if past else None
-  shallow = (
-    Shallow(
-      tuple(stages),
-      byot,
-      alpha,
-      temperature,
-      hint_weight,
-      hint_reduce,
-      mutual_weight if dmfl else 0.0,
-      mutual_temperature,
-      kl == "printed",
+  softening = None
+  if ps_kd:
+    past = make_past(source=source, dtype=dtype, top_k=top_k)
+    softening = Softening(past=past, alpha=past_alpha, schedule=schedule)
+  shallow = None
+  if byot or dmfl:
+    shallow = Shallow(
+      stages=tuple(stages),
+      classify=byot,
+      alpha=alpha,
+      temperature=temperature,
+      hint_weight=hint_weight,
+      hint_reduce=hint_reduce,
+      mutual_weight=mutual_weight if dmfl else 0.0,
+      mutual_temperature=mutual_temperature,
+      printed_kl=kl == "printed",
     )
-    if byot or dmfl
-    else None
-  )
-  return self_taught(past, target, shallow, 2 - alpha if byot else 1.0)
+  # The deepest classifier's cross-entropy stands alone and in L_selfKD.
+  deep_weight = 2 - alpha if byot else 1.0
+  return self_taught(softening=softening, shallow=shallow, deep_weight=deep_weight)

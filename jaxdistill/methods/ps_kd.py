@@ -1,8 +1,8 @@
-"""Progressive self-knowledge distillation: labels softened by what the network itself predicted an epoch ago."""
+"""PS-KD: labels softened by what the network itself predicted an epoch ago."""
 
 from jaxdistill.core.method import Method
 from jaxdistill.errors import require, require_choice
-from jaxdistill.methods._past import make_past, softened
+from jaxdistill.methods._past import Softening, make_past
 from jaxdistill.methods._self_taught import self_taught
 
 
@@ -14,9 +14,11 @@ def ps_kd(
   dtype: str = "float32",
   top_k: int = 0,
 ) -> Method:
-  """Trains every member on a mixture of the label and its own prediction of the epoch before.
+  """Returns the method that mixes a member's earlier prediction into its labels.
 
-      L = H((1 - a_e) y + a_e P_{e-1}(x), p),   a_e = alpha (e + 1) / E   in epoch e = 0 .. E - 1
+      L = H((1 - a_e) y + a_e P_{e-1}(x), p),   a_e = alpha (e + 1) / E
+
+  in epoch e = 0 .. E - 1.
 
   Args:
     alpha: weight of the past prediction at the end, in 0..1.
@@ -38,5 +40,6 @@ def ps_kd(
   """
   require(0 <= alpha <= 1, f"alpha must lie in 0..1, got {alpha}")
   require_choice(schedule=(schedule, ("linear", "constant")))
-  past = make_past(source, dtype, top_k)
-  return self_taught(past, softened(past, alpha, schedule), None, 1.0)
+  past = make_past(source=source, dtype=dtype, top_k=top_k)
+  softening = Softening(past=past, alpha=alpha, schedule=schedule)
+  return self_taught(softening=softening)

@@ -4,26 +4,37 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core import registry
-from jaxdistill.core.method import Context, Step
-from jaxdistill.core.types import Batch, ModelOutput, Outputs, Perturbation, Views
+from jaxdistill.core.method import Context, Method, Step
+from jaxdistill.core.types import (
+  Batch,
+  ModelOutput,
+  Objective,
+  Outputs,
+  Perturbation,
+  Views,
+)
 
 
-def method(name, **kwargs):
+def method(name, **kwargs) -> Method:
   return registry.resolve("methods", name, **kwargs)
 
 
-def nobody(batch_size):
+def no_perturbation(batch_size) -> Perturbation:
+  """What is recorded of a step in which no member is perturbed."""
   return Perturbation(
-    jnp.int32(-1), jnp.int32(-1), jnp.arange(batch_size), jnp.float32(1)
+    member=jnp.int32(-1),
+    op=jnp.int32(-1),
+    permutation=jnp.arange(batch_size),
+    weight=jnp.float32(1),
   )
 
 
-def evaluate(
-  which,
+def step_on(
   logits,
   labels,
   *,
   features=None,
+  groups=None,
   perturbation=None,
   target=None,
   clean=None,
@@ -32,28 +43,64 @@ def evaluate(
   epoch=0,
   num_epochs=1,
   smoothing=0.0,
-):
-  """Runs a method's loss on given logits [M, B, C]."""
+) -> Step:
+  """Returns the step of members that gave these logits.
+
+  Args:
+    logits: [M, B, C]; a member with one that is not finite is not alive.
+    labels: i32[B].
+    features: features of all members, which then are the group "net".
+    groups: group name -> `ModelOutput`, instead.
+    perturbation: of the step; unperturbed by default.
+    target: [M, B, C], the labels by default.
+    clean: logits on the unperturbed images, by default the same.
+    params: of the method.
+    memory: of the method.
+    epoch: number of the epoch, and of the step.
+    num_epochs: of the run.
+    smoothing: of the targets.
+  """
   size, num_classes = logits.shape[1:]
-  perturbation = perturbation or nobody(size)
-  target = (
-    jax.nn.one_hot(labels, num_classes)[None].repeat(len(logits), 0)
-    if target is None
-    else target
-  )
-  groups = {"net": ModelOutput(logits, features or {})}
+  if target is None:
+    target = jax.nn.one_hot(labels, num_classes)[None].repeat(len(logits), 0)
+  if groups is None:
+    groups = {"net": ModelOutput(logits, features or {})}
   alive = jnp.isfinite(logits).all((1, 2))
   outputs = Outputs(jnp.where(alive[:, None, None], logits, 0), alive, groups)
-  batch = Batch(None, jnp.asarray(labels), jnp.arange(size), jnp.ones(size))
   clean_outputs = outputs if clean is None else outputs.replace(logits=clean)
+
+  def no_forward(variables, images):
+    raise AssertionError("there is no network here")
+
   context = Context(
-    jnp.int32(epoch),
-    jnp.int32(epoch),
-    num_epochs,
-    1,
-    jax.random.key(0),
-    None,
-    lambda: clean_outputs,
+    step=jnp.int32(epoch),
+    epoch=jnp.int32(epoch),
+    num_epochs=num_epochs,
+    steps_per_epoch=1,
+    key=jax.random.key(0),
+    forward=no_forward,
+    forward_clean=lambda: clean_outputs,
   )
-  views = Views(None, target, perturbation, smoothing)
-  return which.loss(Step(params or {}, memory or {}, outputs, batch, views, context))
+  return Step(
+    params=params or {},
+    memory=memory or {},
+    outputs=outputs,
+    batch=Batch(
+      image=None,
+      label=jnp.asarray(labels),
+      index=jnp.arange(size),
+      mask=jnp.ones(size),
+    ),
+    views=Views(
+      image=None,
+      target=target,
+      perturbation=perturbation or no_perturbation(size),
+      smoothing=smoothing,
+    ),
+    context=context,
+  )
+
+
+def evaluate(which, logits, labels, **kwargs) -> Objective:
+  """Runs a method's loss on given logits [M, B, C]; see `step_on`."""
+  return which.loss(step_on(logits, labels, **kwargs))

@@ -1,6 +1,11 @@
-"""What every method has to hold, for every cohort: found by discovery, so that a new method is tested unasked."""
+"""What every method has to hold: found by discovery, so that a new one is tested too.
+
+The fast part runs each contract once for each method, on a cohort of two architectures
+in which two members are stacked.
+"""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,22 +21,32 @@ from tests.helpers import toy
 
 STEPS = 3 * toy.STEPS_PER_EPOCH
 
-# Keys with which a method does within three epochs what it does in a long run; all others run with their defaults.
-KEYS = {"interval": dict(independent_epochs=1, distillation_epochs=1)}
+METHODS = [
+  pytest.param(name, marks=pytest.mark.xdist_group(name))
+  for name in registry.list_available("methods")
+]
+cohorts = pytest.mark.parametrize(
+  "kind", ["mixed", pytest.param("same", marks=pytest.mark.slow)]
+)
 
 
 def resolve(name):
-  return registry.resolve("methods", name, **KEYS.get(name, {}))
-
-METHODS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in registry.list_available("methods")]
-cohorts = pytest.mark.parametrize("kind", ["same", "mixed"])
+  """The method with its defaults, but for what its module says in `BRIEF`."""
+  module = sys.modules[registry.find("methods", name).__module__]
+  known = registry.keywords("methods", name)
+  chosen = {}
+  for key, value in getattr(module, "BRIEF", {}).items():
+    if key in known:
+      chosen[key] = value
+  return registry.resolve("methods", name, **chosen)
 
 
 @pytest.fixture(scope="module", params=METHODS)
 def name(request):
-  """A method: all its contracts run one after the other in one process, and then its compiled steps go.
+  """A method: its contracts run one after the other, then its compiled steps go.
 
-  What XLA compiles on a CPU holds memory maps, of which a process may have only so many.
+  What XLA compiles on a CPU holds memory maps, of which a process may have only so
+  many.
   """
   yield request.param
   _trial.cache_clear()
@@ -39,21 +54,24 @@ def name(request):
   jax.clear_caches()
 
 
-def trial(name, kind, devices=1, unroll=False):
+def trial(name, kind="mixed", devices=1, unroll=False):
   return _trial(name, kind, devices, unroll)
 
 
-def trained(name, kind, devices=1, unroll=False):
+def trained(name, kind="mixed", devices=1, unroll=False):
   return _trained(name, kind, devices, unroll)
 
 
 @functools.cache
 def _trial(name, kind, devices, unroll):
-  # A perturbed member in every other step, so that the contracts hold with perturbation too.
+  # A perturbed member in every other step, so that the contracts hold with perturbation
+  # too.
   ops = [registry.resolve("perturb", "mixup"), registry.resolve("perturb", "noise")]
-  made = toy.Trial(resolve(name), toy.cohort(kind, unroll), devices=devices, ops=ops, every=2)
+  specs = toy.cohort(kind, unroll)
+  made = toy.Trial(resolve(name), specs, devices=devices, ops=ops, every=2)
   if devices > 1 or unroll:
-    made.initial = made.place(trial(name, kind).initial)  # the same, and it need not be compiled again
+    # The same, and it need not be compiled again.
+    made.initial = made.place(trial(name, kind).initial)
   return made
 
 
@@ -63,15 +81,19 @@ def _trained(name, kind, devices, unroll):
 
 
 def assert_close(first, second, rtol, atol):
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), toy.arrays(first),
-               toy.arrays(second))
+  def check(a, b):
+    np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
+
+  jax.tree.map(check, toy.arrays(first), toy.arrays(second))
 
 
 @cohorts
 def test_state_type_is_a_fixed_point(name, kind):
-  before, (after, _) = trial(name, kind).initial, trained(name, kind)
+  before = trial(name, kind).initial
+  after, _ = trained(name, kind)
   assert jax.tree.structure(before) == jax.tree.structure(after)
-  for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after)):
+  pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+  for old, new in pairs:
     assert jax.typeof(old) == jax.typeof(new)
     assert old.sharding.is_equivalent_to(new.sharding, old.ndim)
   assert int(after.step) == STEPS
@@ -86,29 +108,47 @@ def test_traced_once(name, kind):
 @cohorts
 def test_finite_and_falling(name, kind):
   state, history = trained(name, kind)
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(toy.arrays(state.cohort)))
-  first, last = (np.mean([h["ce"] for h in part], axis=0) for part in (history[:4], history[-4:]))
+  for leaf in jax.tree.leaves(toy.arrays(state.cohort)):
+    assert np.isfinite(leaf).all()
+  first = np.mean([metrics["ce"] for metrics in history[:4]], axis=0)
+  last = np.mean([metrics["ce"] for metrics in history[-4:]], axis=0)
   assert (last < first - 0.1).all()
-  assert not np.any([h["skipped"] for h in history])
+  assert not np.any([metrics["skipped"] for metrics in history])
 
 
 def test_member_losses_are_uncoupled(name):
-  """The Jacobian of `member` with respect to all logits is block-diagonal, perturbed or not."""
-  t = trial(name, "mixed")
-  state, batch = trained(name, "mixed")[0], next(toy.batches(0, 1))
-  num_members = sum(spec.size for spec in t.specs)
+  """The Jacobian of `member` by all logits is block-diagonal, perturbed or not."""
+  made = trial(name)
+  state, _ = trained(name)
+  batch = next(toy.batches(0, 1))
+  num_members = sum(spec.size for spec in made.specs)
   views_of = toy.views_of(num_members, [registry.resolve("perturb", "mixup")], 2)
 
   @jax.jit
   def jacobian(state, batch, step):
+    def run(images):
+      variables = variables_of(state.cohort)
+      key = jax.random.key(1)
+      return forward(made.specs, variables, images, key, train=True)[0]
+
     views, clean = views_of(jax.random.key(3), step, batch)
-    run = lambda images: forward(t.specs, variables_of(state.cohort), images, jax.random.key(1), train=True)[0]
     outputs = run(views.image)
     clean_outputs = run(jnp.broadcast_to(clean, views.image.shape))
-    context = Context(jnp.int32(4), jnp.int32(1), toy.EPOCHS, toy.STEPS_PER_EPOCH, jax.random.key(2),
-                      lambda variables, images: run(images), lambda: clean_outputs)
+    context = Context(
+      step=jnp.int32(4),
+      epoch=jnp.int32(1),
+      num_epochs=toy.EPOCHS,
+      steps_per_epoch=toy.STEPS_PER_EPOCH,
+      key=jax.random.key(2),
+      forward=lambda variables, images: run(images),
+      forward_clean=lambda: clean_outputs,
+    )
+
     def member(logits):
-      return t.method.loss(toy.as_step(state.method, outputs.replace(logits=logits), batch, views, context)).member
+      given = outputs.replace(logits=logits)
+      seen = toy.as_step(state.method, given, batch, views, context)
+      return made.method.loss(seen).member
+
     return jnp.abs(jax.jacrev(member)(outputs.logits)).sum((2, 3))
 
   for step in (0, 1):
@@ -118,41 +158,65 @@ def test_member_losses_are_uncoupled(name):
 
 
 def test_one_device_equals_eight(name):
-  """On the mixed cohort, which has stacked members as well; compiling another one would show nothing new."""
-  one, eight = trained(name, "mixed"), trained(name, "mixed", devices=8)
+  one_state, one_history = trained(name)
+  eight_state, eight_history = trained(name, devices=8)
   # Rounding differs between the two and grows with every step of training.
-  assert_close(one[1][0], eight[1][0], 1e-4, 1e-5)
-  assert_close(one[0].cohort, eight[0].cohort, 2e-2, 2e-3)
+  assert_close(one_history[0], eight_history[0], 1e-4, 1e-5)
+  assert_close(one_state.cohort, eight_state.cohort, 2e-2, 2e-3)
 
 
 def test_member_mappings_agree(name):
-  vmapped, unrolled = trained(name, "mixed"), trained(name, "mixed", unroll=True)
-  assert_close(vmapped[1][0], unrolled[1][0], 1e-4, 1e-5)
-  assert_close(vmapped[0].cohort, unrolled[0].cohort, 2e-2, 2e-3)
+  vmapped_state, vmapped_history = trained(name)
+  unrolled_state, unrolled_history = trained(name, unroll=True)
+  assert_close(vmapped_history[0], unrolled_history[0], 1e-4, 1e-5)
+  assert_close(vmapped_state.cohort, unrolled_state.cohort, 2e-2, 2e-3)
 
 
 @cohorts
 def test_save_restore_continue_is_continue(name, kind, tmp_path):
-  t, (after, _) = trial(name, kind), trained(name, kind)
-  middle, _ = t.run(5)
+  made = trial(name, kind)
+  after, _ = trained(name, kind)
+  middle, _ = made.run(5)
   checkpoint.save(tmp_path / "c", middle)
   restored, _ = checkpoint.load(tmp_path / "c", middle)
-  continued, _ = t.run(STEPS, state=t.place(restored), start=5)
+  continued, _ = made.run(STEPS, state=made.place(restored), start=5)
   jax.tree.map(np.testing.assert_array_equal, toy.arrays(after), toy.arrays(continued))
 
 
 def test_relabelling_equal_members_permutes_the_result(name):
-  """With unperturbed views, which member is called 0 does not matter, unless the method gives members roles."""
-  if not resolve(name).symmetric:
+  """With unperturbed views, which member is called 0 does not matter.
+
+  Unless the method gives members roles.
+  """
+  method = resolve(name)
+  if not method.symmetric:
     pytest.skip("members have roles")
-  t = toy.Trial(resolve(name), toy.cohort("same"))
-  t.initial = trial(name, "same").initial
+  made = toy.Trial(method, toy.cohort("same"))
   order = jnp.array([2, 0, 1])
-  permute = lambda group: jax.tree.map(lambda x: x[order], group)
-  # What a method keeps for each member has the member axis in front; nothing else in it is three long.
-  own = lambda state: jax.tree.map(lambda x: x[order] if x.ndim and len(x) == 3 else x, state)
-  start = t.initial.replace(cohort={n: Group(*map(permute, (g.params, g.stats, g.opt)))
-                                    for n, g in t.initial.cohort.items()}, method=own(t.initial.method))
-  (plain, plain_history), (permuted, history) = t.run(3), t.run(3, state=t.place(start))
-  assert_close(permute(plain.cohort["net"].params), permuted.cohort["net"].params, 1e-4, 1e-5)
-  np.testing.assert_allclose(plain_history[-1]["loss"][np.array(order)], history[-1]["loss"], rtol=1e-4)
+
+  def permute(tree):
+    return jax.tree.map(lambda x: x[order], tree)
+
+  def permute_own(x):
+    # What a method keeps for each member has the member axis in front; nothing else in
+    # it is three long.
+    return x[order] if x.ndim and len(x) == 3 else x
+
+  start = made.initial
+  cohort = {}
+  for group, members in start.cohort.items():
+    cohort[group] = Group(
+      params=permute(members.params),
+      stats=permute(members.stats),
+      opt=permute(members.opt),
+    )
+  relabelled = start.replace(
+    cohort=cohort, method=jax.tree.map(permute_own, start.method)
+  )
+  plain, plain_history = made.run(3)
+  permuted, history = made.run(3, state=made.place(relabelled))
+  assert_close(
+    permute(plain.cohort["net"].params), permuted.cohort["net"].params, 1e-4, 1e-5
+  )
+  expected = plain_history[-1]["loss"][np.array(order)]
+  np.testing.assert_allclose(expected, history[-1]["loss"], rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The four targets of KDCL inside their methods: reference numbers, who is left out, and the held-out weights."""
+"""KDCL's methods: reference numbers, who is left out, and the held-out weights."""
 
 import jax
 import jax.numpy as jnp
@@ -6,51 +6,72 @@ import numpy as np
 import pytest
 
 import jaxdistill
-from jaxdistill import losses
-from jaxdistill.engine.cohort import forward
+from jaxdistill import losses, targets
+from jaxdistill.core import registry
+from jaxdistill.engine.cohort import forward, variables_of
 from jaxdistill.errors import ConfigError
+from jaxdistill.inputs import augment
 from jaxdistill.run import build
 from tests.helpers import runs, toy
 from tests.helpers.on_logits import evaluate, method
 
-NAMES = ("kdcl.naive", "kdcl.linear", "kdcl.min_logit", "kdcl.general")
+NAMES = [
+  name for name in registry.list_available("methods") if name.startswith("kdcl.")
+]
 
 
 def memory_of(name, count):
   return {"weights": jnp.full(count, 1 / count)} if name == "kdcl.general" else {}
 
 
-@pytest.mark.parametrize("name, kwargs, expected, rtol", [
-    ("kdcl.naive", {}, "naive_sample_kd", 2e-5), ("kdcl.naive", {"scope": "batch"}, "naive_batch_kd", 2e-5),
-    ("kdcl.min_logit", {}, "minlogit_kd", 2e-5), ("kdcl.linear", {}, "linear_kd", 1e-3)])
+@pytest.mark.parametrize(
+  "name, kwargs, expected, rtol",
+  [
+    ("kdcl.naive", {}, "naive_sample_kd", 2e-5),
+    ("kdcl.naive", {"scope": "batch"}, "naive_batch_kd", 2e-5),
+    ("kdcl.min_logit", {}, "minlogit_kd", 2e-5),
+    ("kdcl.linear", {}, "linear_kd", 1e-3),
+  ],
+)
 def test_kd_terms_match_the_reference(golden, name, kwargs, expected, rtol):
   g = golden("13_kdcl_reference")
   objective = evaluate(method(name, **kwargs), g["z"], g["labels"])
-  np.testing.assert_allclose(objective.metrics["kl"], g[expected], rtol=rtol, atol=1e-6)
+  kl = objective.metrics["kl"]
+  np.testing.assert_allclose(kl, g[expected], rtol=rtol, atol=1e-6)
   ce = losses.cross_entropy(g["z"], jnp.stack([g["labels"]] * 3)).mean(axis=1)
-  np.testing.assert_allclose(objective.member, ce + objective.metrics["kl"], rtol=1e-6)
+  np.testing.assert_allclose(objective.member, ce + kl, rtol=1e-6)
 
 
 def test_general_matches_the_reference(golden):
   g = golden("13_kdcl_reference")
-  objective = evaluate(method("kdcl.general"), g["z"], g["labels"], memory={"weights": g["general_w_clipped"].astype(np.float32)})
+  memory = {"weights": g["general_w_clipped"].astype(np.float32)}
+  objective = evaluate(method("kdcl.general"), g["z"], g["labels"], memory=memory)
   np.testing.assert_allclose(objective.metrics["kl"], g["general_kd"], rtol=2e-5)
 
 
-def test_naive_wins_are_the_share_of_samples(golden):
+def test_naive_wins_are_the_fraction_of_samples(golden):
   g = golden("13_kdcl_reference")
   wins = evaluate(method("kdcl.naive"), g["z"], g["labels"]).metrics["wins"]
-  np.testing.assert_allclose(wins, np.bincount(g["naive_sample_winner"], minlength=3) / 8)
+  expected = np.bincount(g["naive_sample_winner"], minlength=3) / 8
+  np.testing.assert_allclose(wins, expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_target_is_detached(case, name):
-  """The gradient of the KD terms is that of KL to a constant: zero for who equals the target."""
+  """The gradient of the KD terms is that of KL to a constant.
+
+  It is zero for members that equal the target.
+  """
   logits, labels, _ = case
   which = method(name)
+
+  def kd(z):
+    objective = evaluate(which, z, labels, memory=memory_of(name, 3))
+    return objective.metrics["kl"].sum()
+
   same = jnp.stack([logits[0]] * 3)
-  kd = lambda z: evaluate(which, z, labels, memory=memory_of(name, 3)).metrics["kl"].sum()
-  np.testing.assert_allclose(jax.grad(kd)(same), 0, atol=1e-6 if name != "kdcl.linear" else 1e-4)
+  tolerance = 1e-6 if name != "kdcl.linear" else 1e-4
+  np.testing.assert_allclose(jax.grad(kd)(same), 0, atol=tolerance)
   assert np.abs(jax.grad(kd)(logits)).max() > 1e-3
 
 
@@ -60,44 +81,68 @@ def test_a_member_that_is_not_finite_is_in_no_target(case, name, bad):
   logits, labels, _ = case
   others = np.array([m for m in range(3) if m != bad])
   which = method(name)
-  poisoned = evaluate(which, logits.at[bad, 3, 2].set(jnp.nan), labels, memory=memory_of(name, 3))
-  alone = evaluate(which, logits[others], labels, memory=memory_of(name, 2))
-  np.testing.assert_allclose(poisoned.member[others], alone.member, rtol=1e-5)
-  nobody = evaluate(which, jnp.full_like(logits, jnp.nan), labels, memory=memory_of(name, 3))
-  assert np.isfinite(nobody.member).all()
+
+  def members(z):
+    return evaluate(which, z, labels, memory=memory_of(name, len(z))).member
+
+  poisoned = members(logits.at[bad, 3, 2].set(jnp.nan))
+  alone = members(logits[others])
+  np.testing.assert_allclose(poisoned[others], alone, rtol=1e-5)
+  all_diverged = members(jnp.full_like(logits, jnp.nan))
+  assert np.isfinite(all_diverged).all()
 
 
 def test_general_measures_its_weights_on_the_held_out_examples():
-  """Uniform in the first epoch; then equation 11 on what the members predict for the twenty examples."""
+  """Equal in the first epoch; then those of equation 11 for the twenty examples."""
   trial = toy.Trial(method("kdcl.general"), toy.cohort("mixed"))
   state, history = trial.run(toy.STEPS_PER_EPOCH)
-  np.testing.assert_allclose([h["weight"] for h in history], 1 / 3, rtol=1e-6)
-  from jaxdistill import targets
-  from jaxdistill.inputs import augment
+  weights = [metrics["weight"] for metrics in history]
+  np.testing.assert_allclose(weights, 1 / 3, rtol=1e-6)
+
   image, label = (part[:20] for part in toy.data())
-  image = augment.normalize(augment.to_float(jnp.asarray(image)), (0.5,) * 3, (0.25,) * 3)
-  params, stats = ({n: getattr(g, part) for n, g in state.cohort.items()} for part in ("params", "stats"))
-  outputs, _ = forward(trial.specs, params, stats, jnp.stack([image] * 3), jax.random.key(0), train=False)
-  true = jnp.take_along_axis(jax.nn.softmax(outputs.logits), jnp.stack([label] * 3)[..., None], axis=2)[..., 0]
-  expected = targets.kdcl_general_weights(true)
-  _, history = trial.run(toy.STEPS_PER_EPOCH + 2, state=state, start=toy.STEPS_PER_EPOCH)
-  for h in history:
-    np.testing.assert_allclose(h["weight"], expected, rtol=1e-2, atol=1e-3)
+  pixels = augment.to_float(jnp.asarray(image))
+  image = augment.normalize(pixels, toy.MEAN, toy.STD)
+  outputs, _ = forward(
+    trial.specs,
+    variables_of(state.cohort),
+    jnp.stack([image] * 3),
+    jax.random.key(0),
+    train=False,
+  )
+  probabilities = jax.nn.softmax(outputs.logits)
+  index = jnp.stack([label] * 3)[..., None]
+  true_class = jnp.take_along_axis(probabilities, index, axis=2)[..., 0]
+  expected = targets.kdcl_general_weights(true_class)
   assert np.ptp(expected) > 0.01
+
+  _, history = trial.run(
+    toy.STEPS_PER_EPOCH + 2, state=state, start=toy.STEPS_PER_EPOCH
+  )
+  for metrics in history:
+    np.testing.assert_allclose(metrics["weight"], expected, rtol=1e-2, atol=1e-3)
 
 
 def test_general_without_held_out_examples_is_refused():
-  with pytest.raises(ConfigError, match="method kdcl.general needs examples that are not trained on: set holdout"):
+  message = "method kdcl.general needs examples that are not trained on: set holdout"
+  with pytest.raises(ConfigError, match=message):
     build.build(runs.config("kdcl.general"))
 
 
+@pytest.mark.slow
 def test_a_run_with_held_out_examples(tmp_path):
-  """144 of the 1,438 digits are held out, weights are logged, and the second half of the run uses measured ones."""
-  config = runs.config("kdcl.general", "holdout=144", "views=per_member", "batch_size=128", "steps=20")
+  """144 of the 1,438 digits are held out, and weights are logged.
+
+  The second half of the run uses measured ones.
+  """
+  config = runs.config(
+    "kdcl.general", "holdout=144", "views=per_member", "batch_size=128", "steps=20"
+  )
   jaxdistill.train(config, tmp_path, quiet=True)
-  train = [line for line in runs.metrics(tmp_path) if line["split"] == "train"]
-  weights = [[line[f"weight/convnet.{k}"] for k in (0, 1)] for line in train]
   assert config.batch_size * 10 <= 1438 - 144 < config.batch_size * 11
+  weights = []
+  for line in runs.metrics(tmp_path):
+    if line["split"] == "train":
+      weights.append([line[f"weight/convnet.{k}"] for k in (0, 1)])
   np.testing.assert_allclose(weights[:5], 0.5, rtol=1e-6)
-  assert all(abs(w[0] - 0.5) > 1e-3 for w in weights[5:])
+  assert all(abs(first - 0.5) > 1e-3 for first, _ in weights[5:])
   np.testing.assert_allclose(np.sum(weights, axis=1), 1, rtol=1e-5)

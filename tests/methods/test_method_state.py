@@ -1,4 +1,7 @@
-"""What a method keeps comes back: tables, held-out weights, fusion modules and snapshots, wherever a run was stopped."""
+"""What a method keeps comes back, wherever a run was stopped.
+
+Tables, held-out weights, fusion modules and snapshots.
+"""
 
 import pytest
 
@@ -6,31 +9,63 @@ import jaxdistill
 from jaxdistill.errors import Preempted
 from jaxdistill.run import checkpoint
 from tests.helpers import runs
-from tests.run.test_train import assert_same_run
 
-# Method, keys, and what must be in its state.
+# Method, keys, and what must be in its state. Five steps are an epoch of 256 digits.
 CASES = [
-    ("progressive_self_kd", ["batch_size=256", "steps=12", "method.dtype=float16", "method.top_k=4"], ("past", "stats")),
-    ("kdcl.general", ["batch_size=256", "steps=12", "holdout=100"], ("weights",)),
-    ("ps_kd", ["batch_size=256", "steps=12", "method.source=previous_weights"], ("past",)),
-    ("ffsd", ["cohort.convnet.members=3"], ("fusion",)),
-    ("interval", ["batch_size=256", "steps=15", "method.teacher=snapshot", "method.independent_epochs=1",
-                  "method.distillation_epochs=2"], ("accuracy", "cohort")),
+  pytest.param(
+    "progressive_self_kd",
+    ["batch_size=256", "steps=12", "method.dtype=float16", "method.top_k=4"],
+    ("past", "stats"),
+    marks=pytest.mark.slow,
+  ),
+  pytest.param(
+    "kdcl.general",
+    ["batch_size=256", "steps=12", "holdout=100"],
+    ("weights",),
+    marks=pytest.mark.slow,
+  ),
+  pytest.param(
+    "ps_kd",
+    ["batch_size=256", "steps=12", "method.source=previous_weights"],
+    ("past",),
+    marks=pytest.mark.slow,
+  ),
+  pytest.param(
+    "ffsd", ["cohort.convnet.members=3"], ("fusion",), marks=pytest.mark.slow
+  ),
+  pytest.param(
+    "interval",
+    [
+      "batch_size=256",
+      "steps=15",
+      "method.teacher=snapshot",
+      "method.independent_epochs=1",
+      "method.distillation_epochs=2",
+    ],
+    ("accuracy", "cohort"),
+  ),
 ]
 
 
-@pytest.mark.parametrize("name, overrides, kept", CASES, ids=lambda value: value if isinstance(value, str) else None)
+@pytest.mark.parametrize("name, overrides, kept", CASES)
 def test_stopped_and_resumed_is_the_same_run(tmp_path, name, overrides, kept):
   """Stopped within an epoch, in the second and in the third of them."""
-  make = lambda: runs.config(name, *overrides, "log_every=1 steps", "checkpoint_every=100 steps")
-  jaxdistill.train(make(), tmp_path / "whole", quiet=True)
+
+  def train(workdir, stop=lambda: False):
+    config = runs.config(
+      name, *overrides, "log_every=1 steps", "checkpoint_every=100 steps"
+    )
+    jaxdistill.train(config, workdir, stop=stop, quiet=True)
+
+  train(tmp_path / "whole")
   for count in (8, 5):
-    asked = iter([False] * (count - 1) + [True])
+    answers = iter([False] * (count - 1) + [True])
     try:
-      jaxdistill.train(make(), tmp_path / "broken", stop=lambda: next(asked, False), quiet=True)
+      train(tmp_path / "broken", stop=lambda answers=answers: next(answers, False))
     except Preempted:
       pass
-  jaxdistill.train(make(), tmp_path / "broken", quiet=True)
-  assert_same_run(tmp_path / "whole", tmp_path / "broken")
+  train(tmp_path / "broken")
+  runs.assert_same_run(tmp_path / "whole", tmp_path / "broken")
   state, _ = checkpoint.load(sorted((tmp_path / "whole" / "checkpoints").iterdir())[-1])
-  assert all(part in state["method"]["memory"] for part in kept)
+  for part in kept:
+    assert part in state["method"]["memory"]
