@@ -91,9 +91,17 @@ def test_no_two_pages_show_a_file_of_one_name():
   assert len(files) == len(set(files))
 
 
-@pytest.mark.parametrize(
-  "page", [page for page in RUNNABLE if page.name != "README.md"], ids=pages.name_of
-)
+def runnable_pages():
+  """Every page but the README; those that train are slow."""
+  for page in RUNNABLE:
+    if page.name == "README.md":
+      continue
+    trains = any("train(" in source for source in pages.blocks(page, "python"))
+    marks = [pytest.mark.slow] if trains else []
+    yield pytest.param(page, id=pages.name_of(page), marks=marks)
+
+
+@pytest.mark.parametrize("page", runnable_pages())
 def test_python_blocks_run(page, workplace):
   pages.run(page, workplace)
 

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pytest
 
 import jaxdistill
 from tests.docs import pages
@@ -37,6 +38,7 @@ def test_all_blocks_run_and_the_member_is_a_function(workplace):
   assert len(member.class_names) in (0, 10)
 
 
+@pytest.mark.slow
 def test_a_method_in_twenty_lines(workplace):
   source = block("def toward_mean")
   assert len(source.strip().splitlines()) <= 20

@@ -117,7 +117,9 @@ def memory_method():
   return Method(loss=loss, init=init)
 
 
-@pytest.mark.parametrize("order", ["simultaneous", "sequential"])
+@pytest.mark.parametrize(
+  "order", ["simultaneous", pytest.param("sequential", marks=pytest.mark.slow)]
+)
 def test_tables_are_sharded_over_examples_and_own_parameters_are_trained(order):
   trial = toy.Trial(memory_method(), toy.cohort("mixed"), devices=8, update_order=order)
   rows = trial.initial.method.memory.rows

@@ -96,7 +96,7 @@ def counting(split):
 
 
 @pytest.mark.parametrize("split, size", [("train", toy.EXAMPLES), ("holdout", 20)])
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_a_survey_shows_every_example_once(split, size, devices):
   """Not the padding of the last batch, and before the epochs that it is due for."""
   trial = toy.Trial(counting(split), toy.cohort("same"), devices=devices)

@@ -165,6 +165,7 @@ def test_one_device_equals_eight(name):
   assert_close(one_state.cohort, eight_state.cohort, 2e-2, 2e-3)
 
 
+@pytest.mark.slow
 def test_member_mappings_agree(name):
   vmapped_state, vmapped_history = trained(name)
   unrolled_state, unrolled_history = trained(name, unroll=True)
@@ -183,6 +184,7 @@ def test_save_restore_continue_is_continue(name, kind, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, toy.arrays(after), toy.arrays(continued))
 
 
+@pytest.mark.slow
 def test_relabelling_equal_members_permutes_the_result(name):
   """With unperturbed views, which member is called 0 does not matter.
 

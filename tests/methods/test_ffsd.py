@@ -441,6 +441,7 @@ def test_a_diverged_student_does_not_teach(rng):
   np.testing.assert_allclose(terms.fusion_kl, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_stage_has_no_self_distillation(rng):
   which = method("ffsd", stages=("stage2",))
   outputs = random_outputs(rng)

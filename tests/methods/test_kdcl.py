@@ -92,6 +92,7 @@ def test_a_member_that_is_not_finite_is_in_no_target(case, name, bad):
   assert np.isfinite(all_diverged).all()
 
 
+@pytest.mark.slow
 def test_general_measures_its_weights_on_the_held_out_examples():
   """Equal in the first epoch; then those of equation 11 for the twenty examples."""
   trial = toy.Trial(method("kdcl.general"), toy.cohort("mixed"))

@@ -16,23 +16,18 @@ CASES = [
     "progressive_self_kd",
     ["batch_size=256", "steps=12", "method.dtype=float16", "method.top_k=4"],
     ("past", "stats"),
-    marks=pytest.mark.slow,
   ),
   pytest.param(
     "kdcl.general",
     ["batch_size=256", "steps=12", "holdout=100"],
     ("weights",),
-    marks=pytest.mark.slow,
   ),
   pytest.param(
     "ps_kd",
     ["batch_size=256", "steps=12", "method.source=previous_weights"],
     ("past",),
-    marks=pytest.mark.slow,
   ),
-  pytest.param(
-    "ffsd", ["cohort.convnet.members=3"], ("fusion",), marks=pytest.mark.slow
-  ),
+  pytest.param("ffsd", ["cohort.convnet.members=3"], ("fusion",)),
   pytest.param(
     "interval",
     [
@@ -47,6 +42,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, overrides, kept", CASES)
 def test_stopped_and_resumed_is_the_same_run(tmp_path, name, overrides, kept):
   """Stopped within an epoch, in the second and in the third of them."""

@@ -267,6 +267,7 @@ def test_branches_alone_are_the_method_of_shallow_classifiers():
   np.testing.assert_allclose(combined - byot, ce, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_shallow_classifiers_are_evaluated_and_not_exported(tmp_path):
   summary = jaxdistill.train(runs.config("byot", "steps=4"), tmp_path, quiet=True)
   heads = {f"convnet.{k}.{head}" for k in (0, 1) for head in ("stage1", "heads")}

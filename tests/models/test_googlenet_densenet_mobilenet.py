@@ -118,6 +118,7 @@ DENSENET = densenet.DenseNet(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "model", [GOOGLENET, DENSENET, V1, V2], ids=["googlenet", "densenet", "v1", "v2"]
 )

@@ -149,6 +149,7 @@ def test_dropout_is_in_training_only(rng, name):
   np.testing.assert_array_equal(run(False, 0), run(False, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NARROW)
 def test_stacked_members_are_the_members(rng, name):
   model, side = NARROW[name]

@@ -232,6 +232,7 @@ def test_initial_step_sizes_decays_and_projections():
   assert np.all(mixer["D"] == 1)
 
 
+@pytest.mark.slow
 def test_paths_are_dropped_in_training_only(rng):
   model = small(drop_path=0.5)
   _, structure = networks.shapes(model, PIXELS)
@@ -262,6 +263,7 @@ def test_paths_are_dropped_in_training_only(rng):
   assert np.abs(first["pooled"] - second["pooled"]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_stacked_members_are_the_members(rng):
   gradients = networks.check_stacked(rng, small(drop_path=0.3), PIXELS)
   for gradient in jax.tree.leaves(gradients):

@@ -127,6 +127,7 @@ def test_initial_weights_are_timms():
   np.testing.assert_allclose(jnp.std(kernel), (3 * 4 * 4) ** -0.5, rtol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "ceit"])
 def test_stages_end_after_each_quarter_of_the_blocks(rng, name):
   model = tiny(name).clone(depth=6)
@@ -144,6 +145,7 @@ def test_stages_end_after_each_quarter_of_the_blocks(rng, name):
     np.testing.assert_array_equal(found, tokens[:, 1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "ceit"])
 def test_paths_are_dropped_in_training_only_and_linearly_in_depth(rng, name):
   dropped = tiny(name, drop_path=0.8)
@@ -219,7 +221,7 @@ def test_dropout_is_random_in_training_only(rng):
   [
     ("vit", jnp.float32, 1e-4),
     ("vit", jnp.bfloat16, 5e-2),
-    ("ceit", jnp.float32, 1e-4),
+    pytest.param("ceit", jnp.float32, 1e-4, marks=pytest.mark.slow),
   ],
 )
 def test_stacked_members_are_the_members(rng, name, dtype, tolerance):

@@ -9,7 +9,7 @@ from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError
 from jaxdistill.run import pretrained
 from jaxdistill.run.build import build
-from jaxdistill.run.config import group
+from jaxdistill.run.config import group, optimizer
 from tests.helpers import runs
 
 FOREIGN = "tests.helpers.foreign"
@@ -26,12 +26,11 @@ def config(**models):
   return result
 
 
+@pytest.mark.slow
 def test_a_users_networks_compete_with_each_other(tmp_path):
   settings = config(a="linen", b="only_logits", c="nnx_with_features")
   settings.steps = 44
-  settings.optimizer.learning_rate = 0.02
-  settings.optimizer.schedule = "constant"
-  settings.optimizer.warmup = "0 steps"
+  settings.optimizer = optimizer("sgd", "constant", learning_rate=0.02)
   summary = jaxdistill.train(settings, tmp_path, quiet=True)
   assert set(summary["members"]) == {"a.0", "a.1", "b.0", "c.0"}
   lines = [line for line in runs.metrics(tmp_path) if line["split"] == "train"]

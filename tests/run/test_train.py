@@ -17,6 +17,9 @@ from jaxdistill.run import checkpoint
 from jaxdistill.run.workdir import locked
 from tests.helpers import runs
 
+# One process makes the run that most of these tests read.
+pytestmark = pytest.mark.xdist_group("train")
+
 MEMBERS = ("convnet.0", "convnet.1")
 TRAINING = ("ce", "kl", "feature", "loss", "top1", "wins", "perturbed", "skipped")
 
