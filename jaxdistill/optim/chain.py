@@ -119,7 +119,7 @@ def _common(keys: Mapping[str, Any]) -> Chain:
 
 
 def _make(part: str, keys: Mapping[str, Any], name: str, *given: Any) -> Any:
-  """Makes the optimiser or the schedule.
+  """Builds the optimiser or the schedule.
 
   Args:
     part: key of the section that names it: "name" or "schedule".

@@ -60,7 +60,7 @@ def _raw_keys(tree: PyTree) -> PyTree:
 
 
 def _typed_keys(tree: PyTree, like: PyTree) -> PyTree:
-  """Makes typed PRNG keys of the data where `like` has them."""
+  """Wraps data as typed PRNG keys where `like` has them."""
 
   def to_key(x, wanted):
     return jax.random.wrap_key_data(x) if _is_key(wanted) else x

@@ -74,14 +74,14 @@ def train(
     state, history = _start(experiment, checkpoints, console)
     log = stack.enter_context(contextlib.closing(MetricLog(path, history.step)))
 
-    session = _Session(experiment, config.batch_size, console)
+    runner = _Runner(experiment, config.batch_size, console)
     window = Window()
-    with session.training(state, history.step):
+    with runner.training(state, history.step):
       while history.step < clock.total_steps:
-        state = session.before_epoch(state, history.step)
-        state = session.dispatch(state)
-        history.step += session.steps_per_dispatch
-        speed = session.images_per_second
+        state = runner.before_epoch(state, history.step)
+        state = runner.dispatch(state)
+        history.step += runner.steps_per_dispatch
+        speed = runner.images_per_second
         console.advance(history.step, speed)
 
         # What is due after this dispatch; all of it at the end of the run.
@@ -93,14 +93,14 @@ def train(
 
         epoch = history.step / clock.steps_per_epoch
         if logging:
-          session.collect(window)
+          runner.collect(window)
           history.add_training(window)
           values = window.values(experiment.members)
           log.write(history.step, epoch, "train", values)
           _report_skipped(values, experiment.members, history.step, console)
           window = Window()
         if evaluating:
-          rows = session.evaluate(state)
+          rows = runner.evaluate(state)
           improved = history.add_evaluation(rows)
           log.write(history.step, epoch, "test", _flatten(rows))
           console.evaluation(
@@ -112,7 +112,7 @@ def train(
           )
           files = _member_files(experiment, config, state, history)
           _save_members(files, path, which="best", names=improved)
-          session.restart_clock()
+          runner.restart_clock()
         if saving:
           checkpoints.save(state, history.step, history=history.to_dict())
         if stopping:
@@ -148,7 +148,7 @@ def _start(
   return state, History(experiment.members, columns)
 
 
-class _Session:
+class _Runner:
   """What lives on the devices while a run trains: the data and the compiled functions.
 
   A dispatch runs ahead of the host by one: its metrics are fetched when they are
@@ -156,7 +156,7 @@ class _Session:
   """
 
   def __init__(self, experiment: Experiment, batch_size: int, console: Console):
-    """Prepares a session; the data moves to the devices when it is first needed."""
+    """Prepares a run; the data moves to the devices when it is first needed."""
     self._experiment = experiment
     self._batch_size = batch_size
     self._console = console

@@ -19,7 +19,7 @@ def method(name, **kwargs) -> Method:
   return registry.resolve("methods", name, **kwargs)
 
 
-def nobody(batch_size) -> Perturbation:
+def unperturbed(batch_size) -> Perturbation:
   """What is recorded of a step in which no member is perturbed."""
   return Perturbation(
     member=jnp.int32(-1),
@@ -94,7 +94,7 @@ def step_on(
     views=Views(
       image=None,
       target=target,
-      perturbation=perturbation or nobody(size),
+      perturbation=perturbation or unperturbed(size),
       smoothing=smoothing,
     ),
     context=context,

@@ -13,7 +13,7 @@ from jaxdistill.core.types import Batch, ModelOutput, Views
 from jaxdistill.engine.train_step import init_state, make_train_step
 from jaxdistill.errors import ConfigError
 from tests.helpers import toy
-from tests.helpers.on_logits import evaluate, method, nobody
+from tests.helpers.on_logits import evaluate, method, unperturbed
 
 # The members of toy.cohort("mixed"): group and place in it.
 MIXED = (("net", 0), ("net", 1), ("wide", 0))
@@ -95,7 +95,7 @@ def test_one_step_equals_a_step_of_the_released_code(golden, rule, case):
   views = Views(
     image=jnp.where(own[..., None, None], perturbed[None], images[None]),
     target=jnp.where(own, perturbed_target[None], target[None]),
-    perturbation=nobody(8),
+    perturbation=unperturbed(8),
   )
 
   # The cohort: the released code's initial weights.

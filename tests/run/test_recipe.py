@@ -82,7 +82,7 @@ def test_labels_are_smoothed_for_training_and_plain_for_comparing():
     return jnp.zeros((16, 8, 8, 3))
 
   def perturb(key, step, image):
-    return image[0], on_logits.nobody(16)
+    return image[0], on_logits.unperturbed(16)
 
   views = make_views(
     augment,
