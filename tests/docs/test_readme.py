@@ -28,6 +28,7 @@ def test_the_losses_in_a_plain_optax_loop():
   assert (names["ce"] < start).all()
 
 
+@pytest.mark.slow
 def test_all_blocks_run_and_the_member_is_a_function(workplace):
   names = pages.run(PAGE, workplace)
   assert names["summary"]["steps"] == 22

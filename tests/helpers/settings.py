@@ -18,4 +18,7 @@ def apply(devices: int) -> None:
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
   os.environ["JAX_PLATFORMS"] = "cpu"
   os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
-  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+  # Thousands of small programs are shared too: by processes, and after caches are
+  # cleared.
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -362,6 +362,7 @@ def test_weights_multiply_their_terms_and_rise(rng):
   np.testing.assert_allclose(rise, expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_paper_sums_the_peers_and_weighs_the_leaders_stages_as_the_modules(rng):
   outputs = random_outputs(rng, members=4)
   state = start(method("ffsd"), outputs)

@@ -67,9 +67,8 @@ def test_fixed_weights(golden, epoch):
   np.testing.assert_allclose(objective.member, [g["ce"] + 2 * g["kl"]], rtol=2e-5)
 
 
-@pytest.mark.parametrize(
-  "teacher", ["table", pytest.param("snapshot", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("teacher", ["table", "snapshot"])
 def test_the_teacher_is_the_cohort_at_the_end_of_the_independent_epochs(teacher):
   """It stays what it was through the distillation.
 

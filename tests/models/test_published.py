@@ -26,6 +26,7 @@ def test_references_are_of_listed_networks():
   assert set(modules.MODULES) <= families
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_output_is_the_references(golden, case):
   model = CASES[case].ours()
