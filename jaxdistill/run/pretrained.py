@@ -130,7 +130,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
   except (OSError, safetensors.SafetensorError) as error:
     raise DataError(
       f"{path} is not an intact safetensors file ({str(error)[:80]}): PyTorch's files "
-      "are converted by safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
+      "are converted by "
+      "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
     ) from error
   return _without_wrappers(tensors)
 
