@@ -1,13 +1,10 @@
 """Checkpoints that can be trusted: orbax for the arrays, a manifest of hashes.
 
 Orbax keeps no checksum of array data and takes any directory with a number for a
-checkpoint. Here a checkpoint is committed from the moment its manifest is there, and is
-used only if every file still has the size and SHA-256 written in it.
+checkpoint. Here a checkpoint is committed by its manifest, and used only if intact.
 """
 
-from collections.abc import Iterator
-import hashlib
-import json
+from collections.abc import Container, Iterator
 import logging
 import os
 from pathlib import Path
@@ -22,28 +19,13 @@ import orbax.checkpoint as ocp
 
 from jaxdistill.core.types import PyTree
 from jaxdistill.errors import CheckpointError, StorageError
+from jaxdistill.run import manifest
+from jaxdistill.run.manifest import MANIFEST, Damaged
 
-MANIFEST = "JD_MANIFEST.json"
 _DATA = "data"
 _PARTIAL = ".partial"
 _STEP = re.compile(r"\d{9}")
 _log = logging.getLogger(__name__)
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes JSON so that a crash leaves either the old file or the new one."""
-  temporary = path.with_name(path.name + ".tmp")
-  with open(temporary, "w") as file:
-    json.dump(value, file, indent=1)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
-  directory = os.open(path.parent, os.O_RDONLY)
-  try:
-    os.fsync(directory)
-  finally:
-    os.close(directory)
 
 
 def _is_key(x: Any) -> bool:
@@ -74,20 +56,6 @@ def _tree_spec(tree: PyTree) -> dict[str, str]:
   return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
 
 
-def _hash(path: Path) -> str:
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _files(directory: Path) -> dict[str, list]:
-  """Returns path -> [bytes, SHA-256] of every file in a directory but its manifest."""
-  found = {}
-  for path in sorted(directory.rglob("*")):
-    if path.is_file() and path != directory / MANIFEST:
-      found[str(path.relative_to(directory))] = [path.stat().st_size, _hash(path)]
-  return found
-
-
 def save(directory: Path, tree: PyTree, **extra: Any) -> None:
   """Writes a pytree of arrays and commits it by its manifest.
 
@@ -107,8 +75,7 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
     partial.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(partial / _DATA, tree)
-    manifest = {"files": _files(partial), "tree": _tree_spec(tree), **extra}
-    write_json(partial / MANIFEST, manifest)
+    manifest.commit(partial, _tree_spec(tree), extra)
     if directory.exists():
       shutil.rmtree(directory)
     os.replace(partial, directory)
@@ -119,40 +86,22 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
     reason = str(error).splitlines()[0]
     raise StorageError(
       f"cannot write checkpoint {directory}: {reason} ({free / 2**20:.0f} MiB free): "
-      "make room or choose "
-      "another workdir"
+      "make room or choose another workdir"
     ) from error
 
 
-def remove_partial(directory: Path) -> None:
-  """Removes what a killed process had begun to save below `directory`."""
-  for path in list(directory.rglob(f".*{_PARTIAL}")):
-    shutil.rmtree(path)
-
-
-def damage(directory: Path) -> str | None:
-  """Returns what is wrong with a committed directory; None if it is intact."""
-  try:
-    manifest = json.loads((directory / MANIFEST).read_text())
-    expected = manifest["files"]
-  except (OSError, ValueError, KeyError) as error:
-    return f"{MANIFEST} cannot be read ({error})"
-  found = _files(directory)
-  for name in sorted(expected.keys() | found.keys()):
-    if name not in found:
-      return f"{name} is missing"
-    if name not in expected:
-      return f"{name} was added"
-    if expected[name] != found[name]:
-      return f"{name} has changed"
-  return None
+def remove_partial(*directories: Path) -> None:
+  """Removes what a killed process had begun to save in these directories."""
+  for directory in directories:
+    for path in list(directory.glob(f".*{_PARTIAL}")):
+      shutil.rmtree(path)
 
 
 def load(directory: Path, like: PyTree | None = None) -> tuple[PyTree, dict[str, Any]]:
   """Reads a committed directory.
 
   Args:
-    directory: written by `save`.
+    directory: written by `save`, on whatever devices.
     like: pytree of arrays or `jax.ShapeDtypeStruct` with shardings to restore into;
       None gives nested dicts of numpy arrays.
 
@@ -164,29 +113,37 @@ def load(directory: Path, like: PyTree | None = None) -> tuple[PyTree, dict[str,
       the differences.
   """
   directory = Path(directory).absolute()
-  problem = damage(directory)
-  if problem:
+  try:
+    contents = manifest.check(directory)
+  except Damaged as error:
     raise CheckpointError(
-      f"checkpoint {directory} is damaged: {problem}: use another one"
-    )
-  return _read(directory, like)
+      f"checkpoint {directory} is damaged: {error}: use another one"
+    ) from error
+  return _read(directory, contents, like), contents
 
 
-def _read(directory: Path, like: PyTree | None) -> tuple[PyTree, dict[str, Any]]:
-  """Reads a directory that has been found undamaged."""
-  manifest = json.loads((directory / MANIFEST).read_text())
+def _read(directory: Path, contents: dict[str, Any], like: PyTree | None) -> PyTree:
+  """Reads the arrays of a directory that has been found intact."""
+  if like is None:
+    return _read_as_numpy(directory / _DATA)
+  raw = jax.eval_shape(_raw_keys, like)
+  _require_same_tree(directory, contents["tree"], _tree_spec(raw))
+
+  def placed(x, wanted):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=wanted.sharding)
+
   with ocp.StandardCheckpointer() as checkpointer:
-    if like is None:
-      tree = checkpointer.restore(directory / _DATA)
-      return jax.tree.map(np.asarray, tree), manifest
-    raw = jax.eval_shape(_raw_keys, like)
-    _require_same_tree(directory, manifest["tree"], _tree_spec(raw))
-
-    def placed(x, wanted):
-      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=wanted.sharding)
-
     tree = checkpointer.restore(directory / _DATA, jax.tree.map(placed, raw, like))
-    return _typed_keys(tree, like), manifest
+  return _typed_keys(tree, like)
+
+
+def _read_as_numpy(path: Path) -> PyTree:
+  """Reads arrays to the host: the devices that wrote them need not exist here."""
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    saved = checkpointer.metadata(path).item_metadata
+    to_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+    restore_args = jax.tree.map(lambda _: to_numpy, saved.tree)
+    return checkpointer.restore(path, restore_args=restore_args)
 
 
 def _require_same_tree(
@@ -216,8 +173,9 @@ class Checkpoints:
 
   def __init__(self, directory: Path, keep: int = 2):
     """Names the directory; nothing is written yet."""
-    self._directory = directory
+    self._directory = directory.absolute()
     self._keep = keep
+    self._damaged: set[Path] = set()
 
   def _committed(self) -> Iterator[Path]:
     """Yields committed step directories, newest first, and nothing else."""
@@ -229,37 +187,71 @@ class Checkpoints:
         yield path
 
   def save(self, state: PyTree, step: int, **extra: Any) -> Path:
-    """Commits the state of `step`, then deletes the oldest ones beyond `keep`."""
+    """Commits the state of `step`, then deletes the oldest ones beyond `keep`.
+
+    Damaged checkpoints, and those of later steps, are neither counted nor deleted: an
+    intact one is never given up for them.
+    """
     path = self._directory / f"{step:09d}"
     save(path, state, step=step, **extra)
-    for old in list(self._committed())[self._keep :]:
+    self._damaged.discard(path)
+    counted = []
+    for other in self._committed():
+      if other not in self._damaged and other.name <= path.name:
+        counted.append(other)
+    for old in counted[self._keep :]:
       shutil.rmtree(old)
     return path
 
-  def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+  def restore(
+    self, like: PyTree, digests: Container[Any] | None = None
+  ) -> tuple[PyTree, dict[str, Any]] | None:
     """Restores the newest intact checkpoint, skipping damaged ones with a warning.
 
     Args:
       like: the state to restore into, with shardings.
+      digests: of the configurations whose checkpoints belong to this run; None for any.
 
     Returns:
       (state, manifest), or None if there is no checkpoint yet.
 
     Raises:
       CheckpointError: if there are checkpoints but all are damaged, or the intact one
-        does not fit.
+        does not fit or belongs to another run.
     """
     problems = []
     for path in self._committed():
       path = path.absolute()
-      problem = damage(path)
-      if not problem:
-        return _read(path, like)
-      problems.append(f"{path.name}: {problem}")
-      _log.warning("checkpoint %s is damaged and skipped: %s", path, problem)
+      try:
+        contents = _checked_step(path)
+      except Damaged as error:
+        self._damaged.add(path)
+        problems.append(f"{path.name}: {error}")
+        _log.warning("checkpoint %s is damaged and skipped: %s", path, error)
+        continue
+      if digests is not None and contents.get("config_digest") not in digests:
+        raise CheckpointError(
+          f"checkpoint {path} belongs to another configuration than this workdir: move "
+          "it away, or use another workdir"
+        )
+      return _read(path, contents, like), contents
     if problems:
       raise CheckpointError(
         f"no intact checkpoint in {self._directory}: {'; '.join(problems)}: start "
         "again in another workdir"
       )
     return None
+
+
+def _checked_step(path: Path) -> dict[str, Any]:
+  """Returns the manifest of a numbered checkpoint.
+
+  Raises:
+    Damaged: also if it is that of another step, or lacks what a run needs.
+  """
+  contents = manifest.check(path)
+  if contents.get("step") != int(path.name):
+    raise Damaged(f"its manifest is that of step {contents.get('step')}")
+  if not isinstance(contents.get("history"), dict):
+    raise Damaged("its manifest has no history")
+  return contents

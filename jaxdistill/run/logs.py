@@ -13,13 +13,36 @@ from typing import Any
 
 import tensorboardX
 
+from jaxdistill.errors import DataError
+
+# Where and when a line was measured, not what.
+_POSITION = ("step", "epoch", "split")
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-  """Reads the lines of a `metrics.jsonl`, but for a last one cut off by a crash."""
+  """Reads the lines of a `metrics.jsonl`, but for a last one cut off by a crash.
+
+  Raises:
+    DataError: for a damaged line before the last.
+  """
   if not path.exists():
     return []
-  with open(path) as file:
-    return [json.loads(line) for line in file if line.endswith("\n")]
+  lines = path.read_text(errors="replace").splitlines(keepends=True)
+  if lines and not lines[-1].endswith("\n"):
+    lines.pop()
+  return [_parse_line(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
+  try:
+    values = json.loads(line)
+    if not isinstance(values["step"], int):
+      raise ValueError("its step is no integer")
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
+    raise DataError(
+      f"{path}: line {number} is damaged: remove it by hand, or choose another workdir"
+    ) from error
+  return values
 
 
 class MetricLog:
@@ -30,7 +53,11 @@ class MetricLog:
   """
 
   def __init__(self, workdir: Path, step: int):
-    """Opens the log and cuts it back to `step`, the step of the restored checkpoint."""
+    """Opens the log and cuts it back to `step`, the step of the restored checkpoint.
+
+    What is made from the record is made anew: whatever a killed process left in the
+    table, or in TensorBoard's queue, is complete again and stands there once.
+    """
     self._jsonl = workdir / "metrics.jsonl"
     self._csv = workdir / "metrics.csv"
     lines = [line for line in read_metrics(self._jsonl) if line["step"] <= step]
@@ -39,13 +66,12 @@ class MetricLog:
     os.replace(temporary, self._jsonl)
     self._file = open(self._jsonl, "a")
     self._columns: list[str] = []
+    self._board = _new_board(workdir / "tensorboard")
     if lines:
       self._rewrite_csv()
-    # TensorBoard hides what it was told of later steps before.
-    purge_step = step + 1 if step else None
-    self._board = tensorboardX.SummaryWriter(
-      str(workdir / "tensorboard"), purge_step=purge_step
-    )
+    for line in lines:
+      self._write_board(line)
+    self._board.flush()
 
   def write(
     self, step: int, epoch: float, split: str, values: Mapping[str, float]
@@ -61,10 +87,7 @@ class MetricLog:
         csv.DictWriter(file, self._columns).writerow(line)
     else:
       self._rewrite_csv()
-    for key, value in values.items():
-      # TensorBoard would complain on the terminal about every other value.
-      if math.isfinite(value):
-        self._board.add_scalar(f"{split}/{key}", value, step)
+    self._write_board(line)
     self._board.flush()
 
   def _rewrite_csv(self) -> None:
@@ -76,7 +99,20 @@ class MetricLog:
       writer.writeheader()
       writer.writerows(lines)
 
+  def _write_board(self, line: Mapping[str, Any]) -> None:
+    """Sends one line to TensorBoard, without what is not finite."""
+    for key, value in line.items():
+      if key not in _POSITION and value is not None:
+        self._board.add_scalar(f"{line['split']}/{key}", value, line["step"])
+
   def close(self) -> None:
     """Closes the files."""
     self._file.close()
     self._board.close()
+
+
+def _new_board(directory: Path) -> tensorboardX.SummaryWriter:
+  """Returns a writer of new event files, in the place of those that are there."""
+  for old in directory.glob("events.out.tfevents.*"):
+    old.unlink()
+  return tensorboardX.SummaryWriter(str(directory))

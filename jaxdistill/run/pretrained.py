@@ -134,8 +134,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     raise DataError(f"{path}: there is no such file") from error
   except (OSError, safetensors.SafetensorError) as error:
     raise DataError(
-      f"{path} is not an intact safetensors file ({error}): PyTorch's own files are "
-      "converted by "
+      f"{path} is not an intact safetensors file ({str(error)[:80]}): PyTorch's files "
+      "are converted by "
       "safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
     ) from error
   return _without_wrappers(tensors)
@@ -158,6 +158,23 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
   if len(names) > most:
     shown += f" and {len(names) - most} more"
   return shown
+
+
+def _require_finite(path: str, tensors: Mapping[str, np.ndarray]) -> None:
+  """Raises DataError for numbers that are not finite.
+
+  A member that starts from them would never learn, and might win every contest: on a
+  CPU, compiled programs were seen to make finite logits of a kernel with a NaN.
+  """
+  bad = []
+  for name, tensor in tensors.items():
+    if not np.isfinite(np.asarray(tensor, np.float32)).all():
+      bad.append(name)
+  if bad:
+    raise DataError(
+      f"{path} holds numbers that are not finite, in {_listed(sorted(bad), most=3)}: "
+      "take intact weights"
+    )
 
 
 def load(path: str, variables: PyTree, num_classes: int) -> InitialWeights:
@@ -198,6 +215,7 @@ def load(path: str, variables: PyTree, num_classes: int) -> InitialWeights:
   require(not told, f"init {path} does not fit the network: {told}")
 
   fitting = {name: tensor for name, tensor in tensors.items() if name not in head}
+  _require_finite(path, fitting)
   filled = _flatten(from_published(fitting, variables))
   arrays = {path: x for path, x in filled.items() if _published_name(path) not in head}
   return InitialWeights(arrays=arrays, missing_head=", ".join(sorted(head)))

@@ -1,6 +1,6 @@
 """Trains a cohort: `train(config, workdir)` is the loop around the compiled step."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 import contextlib
 import functools
 import os
@@ -21,13 +21,14 @@ from jaxdistill.engine.dispatch import (
 )
 from jaxdistill.engine.evaluate import Row, compile_eval, evaluate
 from jaxdistill.errors import DivergedError, Preempted
-from jaxdistill.run import checkpoint, member
+from jaxdistill.run import member
 from jaxdistill.run.build import Experiment, build
-from jaxdistill.run.checkpoint import Checkpoints
+from jaxdistill.run.checkpoint import Checkpoints, remove_partial
 from jaxdistill.run.config import ConfigDict, config_digest, network_keys
 from jaxdistill.run.console import Console
 from jaxdistill.run.history import History, Window
 from jaxdistill.run.logs import MetricLog
+from jaxdistill.run.manifest import write_json
 from jaxdistill.run.workdir import bind_config, locked
 
 
@@ -68,10 +69,10 @@ def train(
   path = Path(workdir)
   with contextlib.ExitStack() as stack:
     stack.enter_context(locked(path))
-    bind_config(path, config)
-    checkpoint.remove_partial(path)
+    digests = bind_config(path, config)
+    remove_partial(path / "checkpoints", *(path / "members").glob("*"))
     checkpoints = Checkpoints(path / "checkpoints", config.keep_checkpoints)
-    state, history = _start(experiment, checkpoints, console)
+    state, history = _start(experiment, checkpoints, digests, console)
     log = stack.enter_context(contextlib.closing(MetricLog(path, history.step)))
 
     runner = _Runner(experiment, config.batch_size, console)
@@ -114,7 +115,12 @@ def train(
           _save_members(files, path, which="best", names=improved)
           runner.restart_clock()
         if saving:
-          checkpoints.save(state, history.step, history=history.to_dict())
+          checkpoints.save(
+            state,
+            history.step,
+            history=history.to_dict(),
+            config_digest=config_digest(config),
+          )
         if stopping:
           raise Preempted(
             f"stopped at step {history.step} of {clock.total_steps}, state saved: run "
@@ -125,18 +131,21 @@ def train(
     _save_members(files, path, which="last", names=experiment.members)
     summary = history.summary(_parameter_counts(experiment, state))
     summary |= {"method": config.method.name, "config_digest": config_digest(config)}
-    checkpoint.write_json(path / "summary.json", summary)
+    write_json(path / "summary.json", summary)
     seconds = time.perf_counter() - started
     console.closing_table(summary, experiment.method.columns, str(path), seconds)
     return summary
 
 
 def _start(
-  experiment: Experiment, checkpoints: Checkpoints, console: Console
+  experiment: Experiment,
+  checkpoints: Checkpoints,
+  digests: Container[str],
+  console: Console,
 ) -> tuple[TrainState, History]:
   """Returns state and history of the newest intact checkpoint, or fresh ones."""
   columns = experiment.method.columns
-  restored = checkpoints.restore(experiment.state)
+  restored = checkpoints.restore(experiment.state, digests)
   if restored:
     state, manifest = restored
     console.say(f"resuming from the checkpoint of step {manifest['step']}")

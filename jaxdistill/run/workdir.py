@@ -10,11 +10,12 @@ from pathlib import Path
 import socket
 import subprocess
 import time
+from typing import Any
 
 import jaxdistill
 from jaxdistill.errors import BusyError, ConfigError, StorageError
-from jaxdistill.run.checkpoint import write_json
 from jaxdistill.run.config import ConfigDict, config_differences, config_digest
+from jaxdistill.run.manifest import write_json
 
 # Raised when a later version could misread what an earlier one wrote.
 CONFIG_VERSION = 1
@@ -37,9 +38,15 @@ def locked(path: Path) -> Iterator[None]:
 
 def _take_lock(path: Path) -> int:
   """Returns the descriptor of the lock: held until it is closed or the process ends."""
+  if "://" in str(path):
+    raise StorageError(
+      f"workdir {path} is no local folder: mount it, or write to a local disk and copy"
+    )
   try:
     path.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT, 0o644)
+    # A link would lock, and overwrite, a file somewhere else.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    lock = os.open(path / "LOCK", flags, 0o644)
   except OSError as error:
     raise StorageError(
       f"workdir {path} cannot be written: {error.strerror}: choose another with "
@@ -90,37 +97,65 @@ def _git_revision() -> str | None:
     return None  # not every installation is a checkout
 
 
-def bind_config(path: Path, config: ConfigDict) -> None:
+def bind_config(path: Path, config: ConfigDict) -> set[str]:
   """Writes `config.json`, or checks the one that is there against this config.
 
   Args:
     path: working directory.
     config: resolved configuration.
 
+  Returns:
+    Digests of the configurations whose checkpoints belong here: this one's, and that of
+    the same configuration as it was first written.
+
   Raises:
     ConfigError: if the directory belongs to another configuration, with the differing
       keys.
   """
   file = path / "config.json"
+  digest = config_digest(config)
+  digests = {digest}
   if file.exists():
-    try:
-      old = json.loads(file.read_text())["config"]
-    except (ValueError, KeyError) as error:
-      raise ConfigError(
-        f"{file} cannot be read ({error}): choose another workdir"
-      ) from error
-    differing = config_differences(old, config)
+    old = _read_record(file)
+    differing = config_differences(old["config"], config)
     if differing:
       raise ConfigError(
         f"workdir {path} belongs to another configuration: {'; '.join(differing)}: "
-        "choose another with "
-        "--workdir"
+        "choose another with --workdir"
       )
+    # A version that knows more keys gives the same configuration another digest.
+    digests |= set(old["digests"])
   record = {
     "version": CONFIG_VERSION,
     "config": config.to_dict(),
-    "config_digest": config_digest(config),
+    "config_digest": digest,
+    "digests": sorted(digests),
     "versions": _versions(),
     "git": _git_revision(),
   }
   write_json(file, record)
+  return digests
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+  """Reads `config.json`.
+
+  Raises:
+    ConfigError: if it is damaged, or of another version.
+  """
+  advice = "choose another workdir with --workdir"
+  try:
+    record = json.loads(file.read_text())
+  except (OSError, ValueError, RecursionError) as error:
+    raise ConfigError(f"{file} cannot be read ({error}): {advice}") from error
+  if not isinstance(record, dict) or record.get("version") != CONFIG_VERSION:
+    raise ConfigError(f"{file} is not of version {CONFIG_VERSION}: {advice}")
+  if not isinstance(record.get("config"), dict) or not _are_texts(
+    record.get("digests")
+  ):
+    raise ConfigError(f"{file} is damaged: {advice}")
+  return record
+
+
+def _are_texts(value: Any) -> bool:
+  return isinstance(value, list) and all(isinstance(item, str) for item in value)

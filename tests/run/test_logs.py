@@ -1,0 +1,57 @@
+"""A run's metrics on disk."""
+
+import csv
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from jaxdistill.errors import DataError
+from jaxdistill.run.logs import MetricLog, read_metrics
+
+
+def board_steps(workdir):
+  """Steps of all scalars; a frame is length, checksum, data and checksum."""
+  steps = []
+  for path in sorted((workdir / "tensorboard").glob("events.*")):
+    data = path.read_bytes()
+    while data:
+      length = int.from_bytes(data[:8], "little")
+      event = event_pb2.Event.FromString(data[12 : 12 + length])
+      steps += [event.step for _ in event.summary.value]
+      data = data[16 + length :]
+  return steps
+
+
+def test_a_resumed_log_has_every_step_once_in_every_file(tmp_path):
+  log = MetricLog(tmp_path, 0)
+  for step in (1, 2, 3):
+    log.write(step, step / 10, "train", {"ce/a.0": 0.5 * step})
+  # A killed process closes nothing, and may have been in the middle of a line.
+  with open(tmp_path / "metrics.jsonl", "a") as file:
+    file.write('{"step": 4, "ep')
+  log = MetricLog(tmp_path, 2)
+  log.write(3, 0.3, "train", {"ce/a.0": 1.5, "ce/a.1": float("nan")})
+  log.close()
+  lines = read_metrics(tmp_path / "metrics.jsonl")
+  assert [line["step"] for line in lines] == [1, 2, 3]
+  assert lines[-1]["ce/a.1"] is None
+  with open(tmp_path / "metrics.csv") as file:
+    rows = list(csv.DictReader(file))
+  assert [row["step"] for row in rows] == ["1", "2", "3"]
+  assert board_steps(tmp_path) == [1, 2, 3]
+
+
+def test_a_run_that_begins_anew_leaves_nothing_of_the_old_one(tmp_path):
+  MetricLog(tmp_path, 0).write(1, 0.1, "train", {"ce/a.0": 0.5})
+  log = MetricLog(tmp_path, 0)
+  log.write(1, 0.1, "train", {"ce/a.0": 0.7})
+  log.close()
+  assert board_steps(tmp_path) == [1]
+  assert [line["ce/a.0"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0.7]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "null", '{"epoch": 1}', '{"step": "x"}'])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
+  (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{damage}\n{{"step": 3}}\n')
+  with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is damaged"):
+    MetricLog(tmp_path, 3)
