@@ -101,7 +101,7 @@ def runnable_pages():
     yield pytest.param(page, id=pages.name_of(page), marks=marks)
 
 
-@pytest.mark.parametrize("page", runnable_pages())
+@pytest.mark.parametrize("page", list(runnable_pages()))
 def test_python_blocks_run(page, workplace):
   pages.run(page, workplace)
 

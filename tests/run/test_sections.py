@@ -11,7 +11,7 @@ from tests.helpers import runs
 LAB = "tests.helpers.my_lab"
 
 
-@pytest.mark.parametrize("section, kind", sections.COMPONENTS.items())
+@pytest.mark.parametrize("section, kind", list(sections.COMPONENTS.items()))
 def test_a_component_has_the_keywords_of_its_factory(section, kind):
   del section
   for name in registry.list_available(kind):
