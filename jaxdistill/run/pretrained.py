@@ -134,8 +134,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     raise DataError(f"{path}: there is no such file") from error
   except (OSError, safetensors.SafetensorError) as error:
     raise DataError(
-      f"{path} is not an intact safetensors file ({str(error)[:60]}): convert PyTorch's "
-      "by safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
+      f"{path} is not an intact safetensors file ({str(error)[:60]}): convert PyTorch "
+      "files by safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
     ) from error
   return _without_wrappers(tensors)
 
