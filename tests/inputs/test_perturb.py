@@ -128,8 +128,11 @@ def test_one_draw_per_image(name):
     assert (first != other).any()
 
 
-def test_registry_finds_the_operations_and_nothing_else():
-  assert registry.list_available("perturb") == OPS
+def test_registry_finds_the_operations_and_no_helpers():
+  found = registry.list_available("perturb")
+  assert set(OPS) <= set(found)
+  for helper in ("make_perturb", "own_index", "unmixed"):
+    assert helper not in found
   assert set(perturb.DEFAULT_POOL) | set(perturb.RELEASED_POOL) <= set(OPS)
   for name, strengths in perturb.RELEASED_STRENGTHS.items():
     assert name in perturb.RELEASED_POOL
