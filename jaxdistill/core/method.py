@@ -10,7 +10,7 @@ epochs what they do in a long run:
     BRIEF = {"independent_epochs": 1, "distillation_epochs": 1}
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -22,6 +22,13 @@ from jaxdistill.core.types import Batch, Group, Objective, Outputs, PyTree, View
 
 Variables = dict[str, tuple[PyTree, PyTree]]
 """Group name -> (params, stats), leaves [K, ...]."""
+
+
+def variables_of(cohort: Mapping[str, Group], *, evaluated: bool = False) -> Variables:
+  """Returns group name -> (params, stats), in training or as they are evaluated."""
+  if evaluated:
+    return {name: group.evaluated for name, group in cohort.items()}
+  return {name: (group.params, group.stats) for name, group in cohort.items()}
 
 
 class GroupSpec(NamedTuple):

@@ -69,13 +69,6 @@ def member_slices(specs: Sequence[GroupSpec]) -> dict[str, slice]:
   return slices
 
 
-def variables_of(cohort: Mapping[str, Group], *, evaluated: bool = False) -> Variables:
-  """Returns group name -> (params, stats), in training or as they are evaluated."""
-  if evaluated:
-    return {name: group.evaluated for name, group in cohort.items()}
-  return {name: (group.params, group.stats) for name, group in cohort.items()}
-
-
 def parameter_count(group: Group) -> int:
   """Number of trainable numbers of one member of the group."""
   return sum(x.size // x.shape[0] for x in jax.tree.leaves(group.params))

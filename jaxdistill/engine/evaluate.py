@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from jaxdistill.core.method import GroupSpec, Method
+from jaxdistill.core.method import GroupSpec, Method, variables_of
 from jaxdistill.core.types import Group, Outputs, TrainState
 from jaxdistill.engine import sharding
-from jaxdistill.engine.cohort import forward, member_names, variables_of
+from jaxdistill.engine.cohort import forward, member_names
 from jaxdistill.engine.measures import MEASURES
 from jaxdistill.inputs.augment import normalize, to_float
 

@@ -13,7 +13,15 @@ import optax
 from jaxdistill import losses, metrics
 from jaxdistill.core import rng
 from jaxdistill.core.durations import Clock
-from jaxdistill.core.method import Context, GroupSpec, Method, Setup, Step, Variables
+from jaxdistill.core.method import (
+  Context,
+  GroupSpec,
+  Method,
+  Setup,
+  Step,
+  Variables,
+  variables_of,
+)
 from jaxdistill.core.types import (
   Batch,
   MakeViews,
@@ -31,7 +39,6 @@ from jaxdistill.engine.cohort import (
   forward,
   init_cohort,
   member_names,
-  variables_of,
 )
 from jaxdistill.engine.updates import ORDERS, Problem, Solution
 from jaxdistill.errors import naming

@@ -7,10 +7,10 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.core.method import Context, Setup, Step, Variables
+from jaxdistill.core.method import Context, Setup, Step, Variables, variables_of
 from jaxdistill.core.types import Group, PyTree
 from jaxdistill.errors import require, require_choice
-from jaxdistill.methods import _tables as tables
+from jaxdistill.methods import _tables
 
 
 class Recalled(NamedTuple):
@@ -71,7 +71,7 @@ def make_past(*, source: str, dtype: str, top_k: int) -> Past:
     ConfigError: for values out of range.
   """
   require_choice(
-    source=(source, ("table", "previous_weights")), dtype=(dtype, tables.DTYPES)
+    source=(source, ("table", "previous_weights")), dtype=(dtype, _tables.DTYPES)
   )
   require(top_k >= 0, f"top_k must be at least 0, got {top_k}")
   if source == "table":
@@ -84,7 +84,7 @@ def _past_table(dtype: str, top_k: int) -> Past:
 
   def init(setup: Setup) -> PyTree:
     num_members = len(setup.outputs.members)
-    return tables.create(
+    return _tables.create(
       setup.num_examples,
       setup.num_classes,
       (num_members,),
@@ -94,7 +94,7 @@ def _past_table(dtype: str, top_k: int) -> Past:
 
   def recall(memory: PyTree, step: Step) -> Recalled:
     logits = step.outputs.logits
-    rows = tables.read(memory, step.batch.index, logits.shape[-1])
+    rows = _tables.read(memory, step.batch.index, logits.shape[-1])
     past = jnp.swapaxes(rows, 0, 1)
     known = past.sum(axis=-1) > 0.5
 
@@ -105,7 +105,7 @@ def _past_table(dtype: str, top_k: int) -> Past:
     predicted = jax.nn.softmax(jax.lax.stop_gradient(logits))
     kept = jnp.where(unfit[:, None, None], past, predicted)
     new_rows = jnp.swapaxes(kept, 0, 1)
-    new_memory = tables.write(memory, step.batch.index, new_rows, step.batch.mask)
+    new_memory = _tables.write(memory, step.batch.index, new_rows, step.batch.mask)
     return Recalled(probabilities=past, known=known, memory=new_memory)
 
   def update(memory: PyTree, cohort: dict[str, Group], context: Context) -> PyTree:
@@ -119,7 +119,7 @@ def _past_weights() -> Past:
   """Remembers the weights of the last epoch's end, and runs them in evaluation mode."""
 
   def init(setup: Setup) -> PyTree:
-    return weights_of(setup.cohort)
+    return variables_of(setup.cohort)
 
   def recall(memory: PyTree, step: Step) -> Recalled:
     context = step.context
@@ -138,11 +138,6 @@ def _past_weights() -> Past:
   return Past(init=init, recall=recall, update=update)
 
 
-def weights_of(cohort: dict[str, Group]) -> Variables:
-  """Returns group name -> (params, stats), as `Context.forward` takes them."""
-  return {name: (group.params, group.stats) for name, group in cohort.items()}
-
-
 def keep_weights(
   now: jax.Array, cohort: dict[str, Group], kept: Variables
 ) -> Variables:
@@ -151,7 +146,7 @@ def keep_weights(
   def choose(new: jax.Array, old: jax.Array) -> jax.Array:
     return jnp.where(now, new, old)
 
-  return jax.tree.map(choose, weights_of(cohort), kept)
+  return jax.tree.map(choose, variables_of(cohort), kept)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

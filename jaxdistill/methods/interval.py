@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill import losses, metrics, targets
-from jaxdistill.core.method import Context, Method, Setup, Step, Survey
+from jaxdistill.core.method import Context, Method, Setup, Step, Survey, variables_of
 from jaxdistill.core.types import Batch, Group, Objective, Outputs, PyTree
 from jaxdistill.errors import require, require_choice, require_positive
-from jaxdistill.methods import _tables as tables
-from jaxdistill.methods._past import keep_weights, weights_of
+from jaxdistill.methods import _tables
+from jaxdistill.methods._past import keep_weights
 
 BRIEF = {"independent_epochs": 1, "distillation_epochs": 1}
 
@@ -73,7 +73,7 @@ def interval(
     weights=(weights, ("gradual", "fixed")),
     teacher=(teacher, ("table", "snapshot")),
     accuracy=(accuracy, ("train", "holdout")),
-    dtype=(dtype, tables.DTYPES),
+    dtype=(dtype, _tables.DTYPES),
   )
   kl_factor = temperature**2 if scale_kl else 1
 
@@ -120,11 +120,11 @@ def interval(
     _require_whole_cycles(setup, cycle)
     memory: dict[str, PyTree] = {"accuracy": jnp.zeros(len(setup.outputs.members))}
     if teacher == "table":
-      memory["soft"] = tables.create(
+      memory["soft"] = _tables.create(
         setup.num_examples, setup.num_classes, dtype=dtype, top_k=top_k
       )
     else:
-      memory["cohort"] = weights_of(setup.cohort)
+      memory["cohort"] = variables_of(setup.cohort)
     return {}, memory
 
   def update(memory: PyTree, cohort: dict[str, Group], context: Context) -> PyTree:
@@ -140,7 +140,7 @@ def interval(
     soft: PyTree, memory: PyTree, outputs: Outputs, batch: Batch
   ) -> PyTree:
     blended = blend(outputs, memory["accuracy"])
-    return tables.write(soft, batch.index, blended, batch.mask)
+    return _tables.write(soft, batch.index, blended, batch.mask)
 
   # The accuracies come first: the soft labels are weighted by them.
   surveys = [
@@ -222,7 +222,7 @@ def _require_whole_cycles(setup: Setup, cycle: _Cycle) -> None:
 def _look_up(step: Step) -> jax.Array:
   """Returns the soft labels of the table for every member: f32[M, B, C]."""
   num_classes = step.outputs.logits.shape[-1]
-  soft = tables.read(step.memory["soft"], step.batch.index, num_classes)
+  soft = _tables.read(step.memory["soft"], step.batch.index, num_classes)
   # The member whose images were mixed learns the mixture, as it does of the labels.
   mixture = step.views.perturbation.mix(soft)
   perturbed = step.views.is_perturbed[:, None, None]

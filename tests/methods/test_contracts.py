@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from jaxdistill.core import registry
-from jaxdistill.core.method import Context
+from jaxdistill.core.method import Context, variables_of
 from jaxdistill.core.types import Group
-from jaxdistill.engine.cohort import forward, variables_of
+from jaxdistill.engine.cohort import forward
 from jaxdistill.run import checkpoint
 from tests.helpers import toy
 

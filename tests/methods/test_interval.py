@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdistill import metrics, targets
-from jaxdistill.engine.cohort import forward, variables_of
+from jaxdistill.core.method import variables_of
+from jaxdistill.engine.cohort import forward
 from jaxdistill.errors import ConfigError
 from jaxdistill.inputs import augment
 from jaxdistill.methods import _tables

@@ -8,7 +8,8 @@ import pytest
 import jaxdistill
 from jaxdistill import losses, targets
 from jaxdistill.core import registry
-from jaxdistill.engine.cohort import forward, variables_of
+from jaxdistill.core.method import variables_of
+from jaxdistill.engine.cohort import forward
 from jaxdistill.errors import ConfigError
 from jaxdistill.inputs import augment
 from jaxdistill.run import build
