@@ -7,4 +7,4 @@ def summary(error: Exception) -> str:
   lines = str(error).strip().splitlines()
   if not lines:
     return kind
-  return f"{kind}: {lines[0][:200]}"
+  return f"{kind}: {lines[0][:100]}"
