@@ -111,8 +111,8 @@ def train(
             images_per_second=speed,
             rows=rows,
           )
-          files = _member_files(experiment, config, state, history)
-          _save_members(files, path, which="best", names=improved)
+          files = _member_files(improved, experiment, config, state, history)
+          _save_members(files, path, which="best")
           runner.restart_clock()
         if saving:
           checkpoints.save(
@@ -127,8 +127,8 @@ def train(
             f"the same command with --workdir={path} to go on"
           )
 
-    files = _member_files(experiment, config, state, history)
-    _save_members(files, path, which="last", names=experiment.members)
+    files = _member_files(experiment.members, experiment, config, state, history)
+    _save_members(files, path, which="last")
     summary = history.summary(_parameter_counts(experiment, state))
     summary |= {"method": config.method.name, "config_digest": config_digest(config)}
     write_json(path / "summary.json", summary)
@@ -352,15 +352,21 @@ class _MemberFile(NamedTuple):
 
 
 def _member_files(
-  experiment: Experiment, config: ConfigDict, state: TrainState, history: History
+  names: Sequence[str],
+  experiment: Experiment,
+  config: ConfigDict,
+  state: TrainState,
+  history: History,
 ) -> dict[str, _MemberFile]:
-  """Returns what is written of every exported member.
+  """Returns what is written of those members among `names` that are exported.
 
   The method's own modules stay behind.
   """
   dataset = experiment.dataset
   files = {}
   for name in experiment.method.exported(experiment.members):
+    if name not in names:
+      continue
     group, _, k = name.rpartition(".")
     params, stats = jax.tree.map(
       lambda x, k=int(k): x[k], state.cohort[group].evaluated
@@ -379,13 +385,10 @@ def _member_files(
   return files
 
 
-def _save_members(
-  files: Mapping[str, _MemberFile], path: Path, *, which: str, names: Sequence[str]
-) -> None:
-  """Writes those of `names` that are exported as `members/<member>/<which>`."""
+def _save_members(files: Mapping[str, _MemberFile], path: Path, *, which: str) -> None:
+  """Writes members as `members/<member>/<which>`."""
   for name, file in files.items():
-    if name in names:
-      member.save(path / "members" / name / which, file.variables, file.manifest)
+    member.save(path / "members" / name / which, file.variables, file.manifest)
 
 
 def _parameter_counts(experiment: Experiment, state: TrainState) -> dict[str, int]:
