@@ -109,8 +109,7 @@ def build(config: ConfigDict) -> Experiment:
   require(
     num_members >= method.min_members,
     f"method {config.method.name} needs at least {method.min_members} members, the "
-    "cohort has "
-    f"{num_members}: raise cohort.<group>.members",
+    f"cohort has {num_members}: raise cohort.<group>.members",
   )
   perturb = _make_perturb(config.perturb, num_members)
 
@@ -192,8 +191,7 @@ def _require_divisible(batch_size: int, mesh: Mesh) -> None:
   sizes = [str(size) for size in (below, below + mesh.size) if size]
   raise ConfigError(
     f"batch_size {batch_size} is not divisible by {mesh.size} devices: take "
-    f"{' or '.join(sizes)}, "
-    "or set mesh.devices"
+    f"{' or '.join(sizes)}, or set mesh.devices"
   )
 
 
@@ -203,8 +201,7 @@ def _require_splits(config: ConfigDict, method: Method, dataset: Dataset) -> Non
   require(
     bool(dataset.holdout) or not needs_holdout,
     f"method {config.method.name} needs examples that are not trained on: set "
-    "holdout to their number, "
-    "such as a tenth of the training set",
+    "holdout to their number, such as a tenth of the training set",
   )
 
 
@@ -220,8 +217,8 @@ def _require_stable_index(
   require(
     dataset.stable_index or not any(is_table(leaf) for leaf in memory),
     f"method {config.method.name} keeps a table of the training examples, but "
-    f"{dataset.name} gives them no "
-    "stable index: use one that does, or the variant that remembers weights",
+    f"{dataset.name} gives them no stable index: use one that does, or the variant "
+    "that remembers weights",
   )
 
 
@@ -343,19 +340,17 @@ def _read_initial_weights(
     require(
       len(paths) in (1, spec.size),
       f"cohort.{spec.name}.init names {len(paths)} files for {spec.size} members: "
-      "give one for all or one "
-      "for each",
+      "give one for all or one for each",
     )
     group = state.cohort[spec.name]
     one_member = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype),
       {"params": group.params, **group.stats},
     )
-    with naming(f"cohort.{spec.name}"):
-      weights = {
-        path: pretrained.load(path, one_member, num_classes) for path in set(paths)
-      }
+    weights = {}
     for path in dict.fromkeys(paths):
+      with naming(f"cohort.{spec.name}"):
+        weights[path] = pretrained.load(path, one_member, num_classes)
       notes.append(weights[path].describe(spec.name, path, num_classes))
     # One file serves every member of the group.
     if len(paths) == 1:

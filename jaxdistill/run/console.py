@@ -115,17 +115,19 @@ class Console:
       workdir: of the run.
       seconds: that the run took.
     """
-    title = f"{summary['method']}, {summary['steps']} steps: test split"
+    run = f"{summary['method']}, {summary['steps']} steps"
+    title = f"{run}: {SELECTING.heading} on the test split"
     table = Table("member", title=title, box=box.SIMPLE_HEAD)
     headings = ["parameters"]
     for measure in MEASURES:
       if not measure.heading:
         continue
-      heading = _heading(measure.heading, measure.percent)
+      # The title names the one that has two columns.
       if measure is SELECTING:
-        headings += [f"last {heading}", f"best {heading}", "at step"]
+        headings += [_heading(which, measure.percent) for which in ("last", "best")]
+        headings.append("at step")
       else:
-        headings.append(heading)
+        headings.append(_heading(measure.heading, measure.percent))
     headings += [_heading(column, percent=True) for column in columns]
     for heading in headings:
       table.add_column(heading, justify="right")

@@ -74,8 +74,7 @@ def load(directory: str | os.PathLike, *, trust_code: bool = False) -> Member:
   if ":" in name and not trust_code:
     raise CheckpointError(
       f"{directory} names the network {name!r}, whose module would be imported: pass "
-      "trust_code=True if you "
-      "trust it"
+      "trust_code=True if you trust it"
     )
   model = registry.resolve(
     "models",

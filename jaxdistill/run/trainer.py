@@ -213,9 +213,8 @@ class _Runner:
     if count < min(10, limit):
       console.say(
         "note: the steps of log_every, eval_every, checkpoint_every, an epoch and "
-        "the run have only "
-        f"{count} as a common divisor, so a dispatch runs no more; '0.1 epochs' and "
-        "the like allow more"
+        f"the run have only {count} as a common divisor, so a dispatch runs no more; "
+        "'0.1 epochs' and the like allow more"
       )
     dispatch = make_dispatch(
       experiment.train_step,

@@ -59,8 +59,7 @@ def _take_lock(path: Path) -> int:
     os.close(lock)
     raise BusyError(
       f"workdir {path} is in use by {holder or 'another process'}: wait for it, or "
-      "choose another with "
-      "--workdir"
+      "choose another with --workdir"
     ) from error
   since = time.strftime("%F %T")
   os.ftruncate(lock, 0)
