@@ -132,7 +132,7 @@ class Step(NamedTuple):
   @property
   def labels(self) -> jax.Array:
     """The batch's labels, repeated for every member: i32[M, B]."""
-    return jnp.broadcast_to(self.batch.label[None], self.outputs.logits.shape[:2])
+    return self.outputs.repeat(self.batch.label)
 
 
 class Loss(Protocol):

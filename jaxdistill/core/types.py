@@ -182,6 +182,10 @@ class Outputs:
     others = ~jnp.eye(self.alive.size, dtype=bool)
     return self.alive[:, None] & self.alive[None, :] & others
 
+  def repeat(self, label: jax.Array) -> jax.Array:
+    """Repeats labels i32[B] for every member: i32[M, B]."""
+    return jnp.broadcast_to(label[None], self.logits.shape[:2])
+
   def features(self, feature: str) -> dict[str, jax.Array]:
     """Returns member name -> its feature [B, ...]; sizes may differ between groups."""
     rows = (row for output in self.groups.values() for row in output.features[feature])

@@ -77,14 +77,16 @@ def shard_over_rows(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(DATA))
 
 
+def is_table(x: Any) -> bool:
+  """Tells whether a node of a pytree is a table, for `is_leaf`."""
+  return isinstance(x, Table)
+
+
 def state_sharding(mesh: Mesh, state: PyTree) -> Any:
   """Returns where each leaf of a train state is placed.
 
   Tables are split over their rows, all else is on every device.
   """
-
-  def is_table(x):
-    return isinstance(x, Table)
 
   def place(x):
     if is_table(x):

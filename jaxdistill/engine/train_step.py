@@ -253,7 +253,7 @@ def _update_method(
 def _measure(solution: Solution, batch: Batch, seen: Views) -> dict[str, Mean]:
   """Returns the step's metrics, [] or [M]: the method's and those of every method."""
   outputs = solution.outputs
-  labels = jnp.broadcast_to(batch.label[None], outputs.logits.shape[:2])
+  labels = outputs.repeat(batch.label)
   cross_entropy = losses.soft_cross_entropy(outputs.logits, seen.label).mean(axis=1)
   # A mean leaves out what is not finite: the metrics of a diverged member.
   unless_finite = jnp.where(outputs.alive, 0.0, jnp.nan)

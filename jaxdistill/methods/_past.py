@@ -7,7 +7,15 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxdistill.core.method import Context, Setup, Step, Variables, variables_of
+from jaxdistill.core.method import (
+  Context,
+  Setup,
+  Step,
+  Update,
+  Variables,
+  keep_memory,
+  variables_of,
+)
 from jaxdistill.core.types import Group, PyTree
 from jaxdistill.errors import require, require_choice
 from jaxdistill.methods import _tables
@@ -32,16 +40,6 @@ class Recall(Protocol):
 
   def __call__(self, memory: PyTree, step: Step, /) -> Recalled:
     """Returns them with the new memory; `memory` is that of the past alone."""
-    ...
-
-
-class Update(Protocol):
-  """Moves the memory of the past after the optimiser step."""
-
-  def __call__(
-    self, memory: PyTree, cohort: dict[str, Group], context: Context, /
-  ) -> PyTree:
-    """Returns the new memory."""
     ...
 
 
@@ -108,11 +106,7 @@ def _past_table(dtype: str, top_k: int) -> Past:
     new_memory = _tables.write(memory, step.batch.index, new_rows, step.batch.mask)
     return Recalled(probabilities=past, known=known, memory=new_memory)
 
-  def update(memory: PyTree, cohort: dict[str, Group], context: Context) -> PyTree:
-    del cohort, context
-    return memory
-
-  return Past(init=init, recall=recall, update=update)
+  return Past(init=init, recall=recall, update=keep_memory)
 
 
 def _past_weights() -> Past:

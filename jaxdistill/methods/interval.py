@@ -239,7 +239,7 @@ def _collect_accuracy(
 ) -> PyTree:
   """Counts a batch's correct predictions; a member that is not finite has none."""
   del memory
-  labels = jnp.broadcast_to(batch.label[None], outputs.logits.shape[:2])
+  labels = outputs.repeat(batch.label)
   correct = metrics.top_k(outputs.logits, labels, 1)
   right = correct * outputs.alive[:, None] * batch.mask[None]
   return {

@@ -211,7 +211,7 @@ def _collect_errors(
 ) -> PyTree:
   """Adds a batch's products of errors f - 1 of every two members."""
   del memory
-  labels = jnp.broadcast_to(batch.label[None], outputs.logits.shape[:2])
+  labels = outputs.repeat(batch.label)
   true_class = jnp.exp(-losses.cross_entropy(outputs.logits, labels))
   error = (true_class - 1) * batch.mask[None]
   products = jnp.einsum("ib,jb->ij", error, error, precision="highest")

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxdistill.core import registry
 from jaxdistill.core.durations import Clock
 from jaxdistill.core.method import GroupSpec, Method, Recipe
-from jaxdistill.core.types import MakeViews, Perturb, Table, TrainState, TrainStep
+from jaxdistill.core.types import MakeViews, Perturb, TrainState, TrainStep
 from jaxdistill.data import Dataset, hold_out
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import InitialVariables, make_spec, member_names
@@ -209,13 +209,9 @@ def _require_stable_index(
   config: ConfigDict, dataset: Dataset, state: TrainState
 ) -> None:
   """Raises ConfigError for a table of examples that have no stable index."""
-
-  def is_table(x):
-    return isinstance(x, Table)
-
-  memory = jax.tree.leaves(state.method.memory, is_leaf=is_table)
+  memory = jax.tree.leaves(state.method.memory, is_leaf=sharding.is_table)
   require(
-    dataset.stable_index or not any(is_table(leaf) for leaf in memory),
+    dataset.stable_index or not any(sharding.is_table(leaf) for leaf in memory),
     f"method {config.method.name} keeps a table of the training examples, but "
     f"{dataset.name} gives them no stable index: use one that does, or the variant "
     "that remembers weights",
