@@ -18,17 +18,26 @@ import jax.numpy as jnp
 import optax
 
 from jaxdistill import losses
-from jaxdistill.core.types import Batch, Group, Objective, Outputs, PyTree, Views
+from jaxdistill.core.types import (
+  Batch,
+  Group,
+  Objective,
+  Outputs,
+  PyTree,
+  Variables,
+  Views,
+)
 
-Variables = dict[str, tuple[PyTree, PyTree]]
-"""Group name -> (params, stats), leaves [K, ...]."""
+# Owner of the modules that belong to no member: see `types.MethodState`. The space
+# keeps it apart from the names of groups.
+SHARED = "shared modules"
 
 
-def variables_of(cohort: Mapping[str, Group], *, evaluated: bool = False) -> Variables:
-  """Returns group name -> (params, stats), in training or as they are evaluated."""
+def variables_of(groups: Mapping[str, Group], *, evaluated: bool = False) -> Variables:
+  """Returns name -> (params, stats), in training or as they are evaluated."""
   if evaluated:
-    return {name: group.evaluated for name, group in cohort.items()}
-  return {name: (group.params, group.stats) for name, group in cohort.items()}
+    return {name: group.evaluated for name, group in groups.items()}
+  return {name: (group.params, group.stats) for name, group in groups.items()}
 
 
 class GroupSpec(NamedTuple):
@@ -38,11 +47,13 @@ class GroupSpec(NamedTuple):
     name: key of the group in the config and in every dict of groups.
     model: Flax module: `apply(variables, image, train=...) -> ModelOutput`.
     size: number of members K.
-    tx: their optax transformation; it sees one member at a time.
+    tx: their optax transformation; it sees one member at a time, and is given the
+      number of the step as `step`.
     unroll: run members one by one instead of under `vmap`: for models with a plain
       convolution, which `vmap` turns into a grouped one. That is slow, and on a CPU it
       carries a NaN of one member into the others.
     average: decay of the exponential moving average of the weights; 0 keeps none.
+    schedule: their learning rate, step -> f32[], to be logged; None for unknown.
   """
 
   name: str
@@ -51,6 +62,7 @@ class GroupSpec(NamedTuple):
   tx: optax.GradientTransformation
   unroll: bool = False
   average: float = 0.0
+  schedule: optax.Schedule | None = None
 
   @property
   def members(self) -> tuple[str, ...]:
@@ -108,17 +120,20 @@ class Step(NamedTuple):
   """A training step as a method's loss sees it.
 
   Attributes:
-    params: the method's own parameters.
+    modules: the method's own modules, owner -> (params, stats).
     memory: the method's memory.
     outputs: forward pass of the cohort, each member on its own images.
+    first: the same before any member was updated in this step; what `outputs` are,
+      unless members are updated one after the other.
     batch: the batch.
     views: images and targets of each member.
     context: where in the run the step is, and further forward passes.
   """
 
-  params: PyTree
+  modules: Variables
   memory: PyTree
   outputs: Outputs
+  first: Outputs
   batch: Batch
   views: Views
   context: Context
@@ -146,8 +161,8 @@ class Loss(Protocol):
 class Init(Protocol):
   """Initialises the state of a method."""
 
-  def __call__(self, key: jax.Array, setup: Setup, /) -> tuple[PyTree, PyTree]:
-    """Returns (params, memory).
+  def __call__(self, key: jax.Array, setup: Setup, /) -> tuple[Variables, PyTree]:
+    """Returns (modules, memory): see `MethodState`.
 
     Raises:
       ConfigError: for a cohort or a run that does not suit the method.
@@ -169,17 +184,34 @@ class Predict(Protocol):
   """Predicts what is evaluated beside the members, such as their ensemble."""
 
   def __call__(
-    self, params: PyTree, memory: PyTree, outputs: Outputs, /
+    self, modules: Variables, memory: PyTree, outputs: Outputs, /
   ) -> dict[str, jax.Array]:
-    """Returns name -> probabilities f32[B, C], of a forward pass in evaluation mode."""
+    """Returns name -> log-probabilities f32[B, C], up to a constant per example.
+
+    The outputs are those of a forward pass in evaluation mode.
+    """
     ...
 
 
 class Recipe(Protocol):
-  """Gives the members' optimiser, with some of its config keys replaced."""
+  """Gives an optimiser of the run or of a group, with some of its keys replaced."""
 
   def __call__(self, **keys: Any) -> optax.GradientTransformation:
     """Returns the optimiser of one member."""
+    ...
+
+
+class ModulesOptimizer(Protocol):
+  """Chooses the optimiser of the modules of one owner."""
+
+  def __call__(self, owner: str, recipe: Recipe, /) -> optax.GradientTransformation:
+    """Returns the optimiser.
+
+    Args:
+      owner: see `MethodState`.
+      recipe: of the optimiser of the owner's group; of the run's where the owner is no
+        member.
+    """
     ...
 
 
@@ -204,7 +236,7 @@ class Survey(NamedTuple):
   finish: Callable[[PyTree, PyTree], PyTree]
 
 
-def no_state(key: jax.Array, setup: Setup) -> tuple[PyTree, PyTree]:
+def no_state(key: jax.Array, setup: Setup) -> tuple[Variables, PyTree]:
   """Returns ({}, {}): the state of a method that trains and remembers nothing."""
   del key, setup
   return {}, {}
@@ -217,18 +249,24 @@ def keep_memory(memory: PyTree, cohort: dict[str, Group], context: Context) -> P
 
 
 def mean_ensemble(
-  params: PyTree, memory: PyTree, outputs: Outputs
+  modules: Variables, memory: PyTree, outputs: Outputs
 ) -> dict[str, jax.Array]:
-  """Returns the mean probabilities of all finite members: {"ensemble": f32[B, C]}."""
-  del params, memory
+  """Returns the mean of the finite members' probabilities, as its logarithm.
+
+  It is {"ensemble": f32[B, C]}; NaN where no member is finite. Members may be so sure
+  that a probability underflows: its logarithm does not.
+  """
+  del modules, memory
   alive = outputs.alive[:, None, None]
-  probabilities = jax.nn.softmax(outputs.logits)
-  total = jnp.sum(jnp.where(alive, probabilities, 0), axis=0)
-  return {"ensemble": total / jnp.maximum(jnp.sum(outputs.alive), 1)}
+  log_probabilities = jax.nn.log_softmax(outputs.logits)
+  total = jax.nn.logsumexp(log_probabilities, axis=0, b=alive)
+  count = outputs.alive.sum()
+  return {"ensemble": jnp.where(count > 0, total - jnp.log(count), jnp.nan)}
 
 
-def members_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-  """Returns the members' own optimiser."""
+def owners_optimizer(owner: str, recipe: Recipe) -> optax.GradientTransformation:
+  """Returns the optimiser that the owner's group has, or else the run's."""
+  del owner
   return recipe()
 
 
@@ -241,7 +279,7 @@ class Method(NamedTuple):
     update: moves the memory after the optimiser step.
     surveys: passes between epochs, made in this order.
     predict: predictions that are evaluated beside the members'.
-    tx: gives the optimiser of the method's own parameters.
+    tx: chooses the optimiser of the method's own modules, owner by owner.
     exported: member names -> those that are meant to be used after training; only they
       are exported.
     min_members: the smallest cohort it is defined for.
@@ -256,7 +294,7 @@ class Method(NamedTuple):
   update: Update = keep_memory
   surveys: tuple[Survey, ...] = ()
   predict: Predict = mean_ensemble
-  tx: Callable[[Recipe], optax.GradientTransformation] = members_optimizer
+  tx: ModulesOptimizer = owners_optimizer
   exported: Callable[[Sequence[str]], Sequence[str]] = tuple
   min_members: int = 1
   symmetric: bool = True

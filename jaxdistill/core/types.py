@@ -15,6 +15,13 @@ import jax.numpy as jnp
 
 PyTree = Any
 
+Variables = dict[str, tuple[PyTree, PyTree]]
+"""Group name, or owner of a method's modules -> (params, stats)."""
+
+# Logits and features of larger magnitude do not count as finite: the square of a
+# difference of two of them, and a sum of such squares, would overflow in float32.
+LARGEST = 1e15
+
 
 @struct.dataclass
 class Batch:
@@ -158,8 +165,9 @@ class Outputs:
 
   Attributes:
     logits: f32[M, B, C] in member order. Rows of members that are not `alive` are zero.
-    alive: bool[M] whether all logits of the member are finite; methods keep the others
-      out of every contest, target and ensemble.
+    alive: bool[M] whether the member's weights are finite and its logits are, and not
+      beyond `LARGEST`; methods keep the others out of every contest, target and
+      ensemble.
     groups: group name -> `ModelOutput` with a leading member axis K.
   """
 
@@ -191,6 +199,30 @@ class Outputs:
     rows = (row for output in self.groups.values() for row in output.features[feature])
     return dict(zip(self.members, rows, strict=True))
 
+  def within_range(self, feature: str) -> tuple["Outputs", jax.Array]:
+    """Replaces a feature that no distance may be taken to by zeros.
+
+    Logits may be finite where a feature is not, or is too large to be squared.
+
+    Args:
+      feature: its name.
+
+    Returns:
+      (outputs in which the feature is at most `LARGEST` everywhere and in float32,
+      bool[M] whose was, and is what it was).
+    """
+    groups = {}
+    fits = []
+    for name, output in self.groups.items():
+      values = output.features[feature].astype(jnp.float32)
+      fit = (jnp.abs(values) <= LARGEST).all(axis=tuple(range(1, values.ndim)))
+      fits.append(fit)
+      mask = fit.reshape((-1,) + (1,) * (values.ndim - 1))
+      kept = jnp.where(mask, values, 0)
+      features = {**output.features, feature: kept}
+      groups[name] = ModelOutput(logits=output.logits, features=features)
+    return Outputs(self.logits, self.alive, groups), jnp.concatenate(fits)
+
 
 @struct.dataclass
 class Group:
@@ -200,13 +232,15 @@ class Group:
     params: what is trained.
     stats: all other collections, such as batch statistics.
     opt: state of the optimisers.
-    average: {} or, if weights are averaged over the steps, {"params", "stats",
+    held: i32[K] updates in a row that were not made, because they were not finite.
+    average: {} or, if weights are averaged over the updates, {"params", "stats",
       "count"}.
   """
 
   params: PyTree
   stats: PyTree
   opt: PyTree
+  held: jax.Array
   average: PyTree = struct.field(default_factory=dict)
 
   @property
@@ -222,13 +256,14 @@ class MethodState:
   """A method's own state.
 
   Attributes:
-    params: what is trained, by an optimiser of the method's own.
-    opt: state of that optimiser.
+    modules: owner -> what is trained beside the members. The owner is a group, and
+      leaves are [K, ...] as the group's are; or a single member; or has any other name,
+      such as `method.SHARED`, and the modules are everybody's. Leaves of the latter two
+      have no axis of members.
     memory: what is remembered, any pytree.
   """
 
-  params: PyTree
-  opt: PyTree
+  modules: dict[str, Group]
   memory: PyTree
 
 
@@ -269,15 +304,18 @@ class Objective:
   Attributes:
     member: f32[M] loss of each member. `member[i]` depends on another member's output
       only through `stop_gradient`, unless the method says otherwise.
-    shared: f32[] loss of the method's own parameters.
+    shared: f32[] loss of the method's own modules.
     metrics: name -> [] or [M] values to log; entries that are not finite are left out
       of their mean.
+    stats: owner -> new collections of its modules, such as batch statistics (not
+      differentiated); owners that are left out keep theirs.
     memory: the method's new memory (not differentiated); None leaves it as it is.
   """
 
   member: jax.Array
   shared: jax.Array | float = 0.0
   metrics: dict[str, jax.Array] = struct.field(default_factory=dict)
+  stats: dict[str, PyTree] = struct.field(default_factory=dict)
   memory: PyTree = None
 
 

@@ -8,7 +8,7 @@ groups and a float32 tensor of logits [M, B, C].
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import traverse_util
 import jax
@@ -16,8 +16,16 @@ import jax.numpy as jnp
 import optax
 
 from jaxdistill.core import registry, rng
-from jaxdistill.core.method import GroupSpec, Variables
-from jaxdistill.core.types import Group, ModelOutput, Outputs, PyTree
+from jaxdistill.core.method import GroupSpec
+from jaxdistill.core.types import (
+  LARGEST,
+  Group,
+  ModelOutput,
+  Outputs,
+  PyTree,
+  Variables,
+)
+from jaxdistill.engine._trained import Advance, Rule, advance, all_finite, start
 from jaxdistill.errors import naming
 
 InitialVariables = Mapping[str, Mapping[tuple[str, ...], Any]]
@@ -32,6 +40,7 @@ def make_spec(
   *,
   unroll: bool = False,
   average: float = 0.0,
+  schedule: optax.Schedule | None = None,
   **model_kwargs: Any,
 ) -> GroupSpec:
   """Builds the spec of one group.
@@ -43,6 +52,7 @@ def make_spec(
     tx: optimiser of one member.
     unroll: see `GroupSpec`.
     average: see `GroupSpec`.
+    schedule: see `GroupSpec`.
     **model_kwargs: keywords of the network's factory.
 
   Raises:
@@ -50,7 +60,13 @@ def make_spec(
   """
   network = registry.resolve("models", model, **model_kwargs)
   return GroupSpec(
-    name=name, model=network, size=members, tx=tx, unroll=unroll, average=average
+    name=name,
+    model=network,
+    size=members,
+    tx=tx,
+    unroll=unroll,
+    average=average,
+    schedule=schedule,
   )
 
 
@@ -120,17 +136,7 @@ def _init_group(
     flat = {**traverse_util.flatten_dict(variables), **replaced}
     variables = traverse_util.unflatten_dict(flat)
     params = variables.pop("params")
-    average = {}
-    if spec.average:
-      # Copies: the same array twice in a state could not be donated.
-      average = {
-        "params": jax.tree.map(jnp.copy, params),
-        "stats": jax.tree.map(jnp.copy, variables),
-        "count": jnp.float32(0),
-      }
-    return Group(
-      params=params, stats=variables, opt=spec.tx.init(params), average=average
-    )
+    return start(Rule(spec.tx, spec.average), params, variables)
 
   return jax.vmap(init_member)(keys, initial)
 
@@ -184,9 +190,12 @@ def _run_group(
     )
     return output, {**stats, **updated}
 
+  # A compiled program may make finite logits of weights that are not: on a CPU, the
+  # maximum with zero of what is not a number is zero.
+  intact = jax.vmap(all_finite)((params, stats))
   output, stats = _map_members(run_member, spec)(params, stats, images, keys)
   output = ModelOutput(output.logits.astype(jnp.float32), output.features)
-  alive = jnp.isfinite(output.logits).all(axis=(1, 2))
+  alive = intact & (jnp.abs(output.logits) <= LARGEST).all(axis=(1, 2))
   safe = _where_member(alive, output, jax.tree.map(jnp.zeros_like, output))
   return safe, alive, stats
 
@@ -201,13 +210,13 @@ def forward(
 ) -> tuple[Outputs, dict[str, PyTree]]:
   """Runs every member on its own images.
 
-  Outputs of members with a logit that is not finite are replaced by zeros before
+  Outputs of members that are not `alive` are replaced by zeros before
   anything else sees them: multiplying by a mask later would not help, since 0 * NaN is
   NaN in the value and in the gradient.
 
   Args:
     specs: the groups.
-    variables: group name -> (parameters, all other collections), leaves [K, ...].
+    variables: group name -> (params, stats), leaves [K, ...].
     images: f32[M, B, H, W, 3].
     key: PRNG key of this step's forward pass, for dropout.
     train: batch statistics of the batch, dropout on; else running statistics, dropout
@@ -283,33 +292,19 @@ def set_member(tree: PyTree, k: int, member: PyTree) -> PyTree:
   return jax.tree.map(lambda x, m: x.at[k].set(m[0]), tree, member)
 
 
-def _all_finite(tree: PyTree, size: int) -> jax.Array:
-  """Tells per member whether all its floats are finite: leaves [K, ...] -> bool[K]."""
-  leaves = []
-  for x in jax.tree.leaves(tree):
-    if jnp.issubdtype(x.dtype, jnp.floating):
-      leaves.append(x.reshape(size, -1))
-  return jnp.isfinite(jnp.concatenate(leaves, axis=1)).all(axis=1)
+class Advances(NamedTuple):
+  """What a step made of the members, in member order.
 
-
-def _averaged(decay: float, average: PyTree, params: PyTree, stats: PyTree) -> PyTree:
-  """Moves the average towards new weights, quickly at first.
-
-  In step n it keeps min(decay, (1 + n) / (10 + n)) of itself.
+  Attributes:
+    cohort: the groups after it. A member that is not updated keeps parameters,
+      statistics and optimiser state of before the step.
+    updated: bool[M] which members were updated.
+    gradient_norm: f32[M] of their gradients, before they are clipped.
   """
-  if not average:
-    return average
-  count = average["count"]
-  rate = jnp.minimum(decay, (1 + count) / (10 + count))
 
-  def move(old, new):
-    return jax.tree.map(lambda a, b: rate * a + (1 - rate) * b, old, new)
-
-  return {
-    "params": move(average["params"], params),
-    "stats": move(average["stats"], stats),
-    "count": count + 1,
-  }
+  cohort: dict[str, Group]
+  updated: jax.Array
+  gradient_norm: jax.Array
 
 
 def update_members(
@@ -317,7 +312,10 @@ def update_members(
   cohort: Mapping[str, Group],
   grads: Mapping[str, PyTree],
   stats: Mapping[str, PyTree],
-) -> tuple[dict[str, Group], jax.Array]:
+  *,
+  alive: jax.Array,
+  step: jax.Array,
+) -> Advances:
   """Applies every member's own optimiser.
 
   Members whose step would not be finite are held. The optimiser runs under `vmap`, so
@@ -328,31 +326,43 @@ def update_members(
     cohort: current groups.
     grads: group name -> gradients [K, ...].
     stats: group name -> new batch statistics [K, ...].
-
-  Returns:
-    (new groups, updated bool[M]): a member that is not updated keeps parameters,
-    statistics and optimiser state of before the step.
+    alive: bool[M] the members that may be updated.
+    step: i32[] number of the step.
   """
-  new_groups = {}
-  updated = []
+  slices = member_slices(specs)
+  advances = {}
   for spec in specs:
-    group = cohort[spec.name]
-    stepped = _update_group(spec, group, grads[spec.name], stats[spec.name])
-    # Gradients are checked too: clipping turns an infinite one into a finite but
-    # meaningless step.
-    finite = _all_finite((grads[spec.name], stepped.params, stepped.stats), spec.size)
-    new_groups[spec.name] = _where_member(finite, stepped, group)
-    updated.append(finite)
-  return new_groups, jnp.concatenate(updated)
+    advances[spec.name] = update_stacked(
+      Rule(spec.tx, spec.average),
+      cohort[spec.name],
+      grads[spec.name],
+      stats[spec.name],
+      allowed=alive[slices[spec.name]],
+      step=step,
+    )
+  rows = advances.values()
+  return Advances(
+    cohort={name: row.group for name, row in advances.items()},
+    updated=jnp.concatenate([row.updated for row in rows]),
+    gradient_norm=jnp.concatenate([row.gradient_norm for row in rows]),
+  )
 
 
-def _update_group(spec: GroupSpec, group: Group, grads: PyTree, stats: PyTree) -> Group:
-  """Applies the optimiser of every member of one group."""
+def update_stacked(
+  rule: Rule,
+  group: Group,
+  grads: PyTree,
+  stats: PyTree,
+  *,
+  allowed: jax.Array,
+  step: jax.Array,
+) -> Advance:
+  """Applies the optimiser to stacked parameters: see `advance`, all leaves [K, ...].
 
-  def update_member(group, grads, stats):
-    updates, opt = spec.tx.update(grads, group.opt, group.params)
-    params = optax.apply_updates(group.params, updates)
-    average = _averaged(spec.average, group.average, params, stats)
-    return Group(params=params, stats=stats, opt=opt, average=average)
+  `allowed`, and what comes back, has one value a member.
+  """
 
-  return jax.vmap(update_member)(group, grads, stats)
+  def update_member(group, grads, stats, allowed):
+    return advance(rule, group, grads, stats, allowed=allowed, step=step)
+
+  return jax.vmap(update_member)(group, grads, stats, allowed)

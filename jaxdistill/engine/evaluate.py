@@ -90,11 +90,9 @@ def make_eval_step(
     scores = {}
     for m, name in enumerate(names):
       scores[name] = jnp.where(outputs.alive[m], outputs.logits[m], jnp.nan)
-    predicted = method.predict(method_state.params, method_state.memory, outputs)
-    for name, probabilities in predicted.items():
-      # log(p) are logits of the same distribution; clipped, as a probability may
-      # underflow to 0.
-      scores[name] = jnp.log(jnp.maximum(probabilities, 1e-30))
+    modules = variables_of(method_state.modules, evaluated=True)
+    # Logarithms of probabilities are logits of the same distribution.
+    scores |= method.predict(modules, method_state.memory, outputs)
     measured = {}
     for name, score in scores.items():
       measured[name] = {m.name: m.per_example(score, label[index]) for m in MEASURES}

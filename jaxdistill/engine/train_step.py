@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxdistill import losses, metrics
 from jaxdistill.core import rng
@@ -19,7 +18,6 @@ from jaxdistill.core.method import (
   Method,
   Setup,
   Step,
-  Variables,
   variables_of,
 )
 from jaxdistill.core.types import (
@@ -32,6 +30,7 @@ from jaxdistill.core.types import (
   PyTree,
   TrainState,
   TrainStep,
+  Variables,
   Views,
 )
 from jaxdistill.engine.cohort import (
@@ -39,6 +38,13 @@ from jaxdistill.engine.cohort import (
   forward,
   init_cohort,
   member_names,
+)
+from jaxdistill.engine.contract import require_objective
+from jaxdistill.engine.modules import (
+  Optimizers,
+  Update,
+  start_modules,
+  update_modules,
 )
 from jaxdistill.engine.updates import ORDERS, Problem, Solution
 from jaxdistill.errors import naming
@@ -48,7 +54,7 @@ def init_state(
   seed: int,
   specs: Sequence[GroupSpec],
   method: Method,
-  method_tx: optax.GradientTransformation,
+  optimizers: Optimizers,
   *,
   image_shape: tuple[int, ...],
   num_classes: int,
@@ -64,7 +70,7 @@ def init_state(
     seed: of everything random.
     specs: the groups, in member order.
     method: the method.
-    method_tx: optimiser of the method's own parameters.
+    optimizers: of the method's own modules.
     image_shape: (H, W, 3).
     num_classes: C.
     num_examples: N.
@@ -72,7 +78,8 @@ def init_state(
     initial: weights to start from, see `init_cohort`.
 
   Raises:
-    ConfigError: if the method does not suit the cohort or the run.
+    ConfigError: if the method does not suit the cohort or the run, or returns what no
+      method may.
   """
   key = jax.random.key(seed)
   cohort = init_cohort(rng.stream(key, "init"), specs, image_shape, initial)
@@ -93,8 +100,10 @@ def init_state(
     cohort=cohort,
   )
   with naming("method"):
-    params, memory = method.init(rng.stream(key, "method"), setup)
-  method_state = MethodState(params=params, opt=method_tx.init(params), memory=memory)
+    variables, memory = method.init(rng.stream(key, "method"), setup)
+    require_objective(method, setup, variables, memory, image_shape)
+  modules = start_modules(specs, optimizers, variables)
+  method_state = MethodState(modules=modules, memory=memory)
   return TrainState(step=jnp.int32(0), key=key, cohort=cohort, method=method_state)
 
 
@@ -103,7 +112,7 @@ def make_train_step(
   method: Method,
   views: MakeViews,
   *,
-  method_tx: optax.GradientTransformation,
+  optimizers: Optimizers,
   clock: Clock,
   update_order: str = "simultaneous",
 ) -> TrainStep:
@@ -113,7 +122,7 @@ def make_train_step(
     specs: the groups, in member order.
     method: how they learn from each other.
     views: see `jaxdistill.inputs.views`.
-    method_tx: optimiser of the method's own parameters.
+    optimizers: of the method's own modules.
     clock: of the run.
     update_order: "simultaneous", all gradients before all updates, or "sequential",
       member by member.
@@ -140,12 +149,19 @@ def make_train_step(
       )
 
     def objective(
-      params: dict[str, PyTree], method_params: PyTree, outputs: Outputs
+      params: dict[str, PyTree],
+      module_params: dict[str, PyTree],
+      outputs: Outputs,
+      first: Outputs,
     ) -> Objective:
+      modules = {}
+      for owner, group in state.method.modules.items():
+        modules[owner] = (module_params[owner], group.stats)
       step = Step(
-        params=method_params,
+        modules=modules,
         memory=state.method.memory,
         outputs=outputs,
+        first=first,
         batch=batch,
         views=seen,
         context=context(params, outputs),
@@ -155,20 +171,37 @@ def make_train_step(
     problem = Problem(
       specs=specs,
       cohort=state.cohort,
-      method_params=state.method.params,
+      modules=state.method.modules,
       images=seen.image,
       key=rng.stream(key, "forward"),
+      step=state.step,
       objective=objective,
     )
     solution = ORDERS[update_order](problem)
+    update = update_modules(
+      specs,
+      optimizers,
+      state.method.modules,
+      solution.module_grads,
+      solution.objective.stats,
+      alive=solution.outputs.alive,
+      step=state.step,
+    )
+    memory = solution.objective.memory
+    if memory is None:
+      memory = state.method.memory
     new_params = {name: group.params for name, group in solution.cohort.items()}
-    method_state = _update_method(
-      method, method_tx, state.method, solution, context(new_params, solution.outputs)
+    memory = method.update(
+      memory, solution.cohort, context(new_params, solution.outputs)
     )
     new_state = TrainState(
-      step=state.step + 1, key=state.key, cohort=solution.cohort, method=method_state
+      step=state.step + 1,
+      key=state.key,
+      cohort=solution.cohort,
+      method=MethodState(modules=update.modules, memory=memory),
     )
-    return new_state, _measure(solution, batch, seen)
+    measured = _measure(specs, solution, update, batch, seen, state.step)
+    return new_state, measured
 
   return train_step
 
@@ -220,53 +253,57 @@ def _make_context(
   )
 
 
-def _update_method(
-  method: Method,
-  tx: optax.GradientTransformation,
-  state: MethodState,
+def _measure(
+  specs: Sequence[GroupSpec],
   solution: Solution,
-  context: Context,
-) -> MethodState:
-  """Updates the method's own parameters and its memory.
+  update: Update,
+  batch: Batch,
+  seen: Views,
+  step: jax.Array,
+) -> dict[str, Mean]:
+  """Returns the step's metrics, [] or [M]: the method's and those of every method.
 
-  Parameters are held if the update would make one of them not finite.
+  Args:
+    specs: the groups, in member order.
+    solution: what became of the members.
+    update: what became of the method's modules.
+    batch: of the step.
+    seen: what the members saw of it.
+    step: i32[] its number.
   """
-  updates, opt = tx.update(solution.method_grads, state.opt, state.params)
-  params = optax.apply_updates(state.params, updates)
-  finite = jnp.bool_(True)
-  for x in jax.tree.leaves(params):
-    finite &= jnp.isfinite(x).all()
-
-  def keep_finite(new, old):
-    return jnp.where(finite, new, old)
-
-  memory = solution.objective.memory
-  if memory is None:
-    memory = state.memory
-  return MethodState(
-    params=jax.tree.map(keep_finite, params, state.params),
-    opt=jax.tree.map(keep_finite, opt, state.opt),
-    memory=method.update(memory, solution.cohort, context),
-  )
-
-
-def _measure(solution: Solution, batch: Batch, seen: Views) -> dict[str, Mean]:
-  """Returns the step's metrics, [] or [M]: the method's and those of every method."""
   outputs = solution.outputs
   labels = outputs.repeat(batch.label)
   cross_entropy = losses.soft_cross_entropy(outputs.logits, seen.label).mean(axis=1)
   # A mean leaves out what is not finite: the metrics of a diverged member.
   unless_finite = jnp.where(outputs.alive, 0.0, jnp.nan)
+  skipped = ~solution.updated
   values = {
     "ce": cross_entropy + unless_finite,
     "top1": metrics.top_k(outputs.logits, labels, 1).mean(axis=1) + unless_finite,
     "loss": solution.objective.member + unless_finite,
     "perturbed": seen.is_perturbed,
-    "skipped": ~solution.updated,
-    **solution.objective.metrics,
+    "gradient_norm": solution.gradient_norm + unless_finite,
   }
+  if all(spec.schedule for spec in specs):
+    values["learning_rate"] = _learning_rates(specs, step)
+  if update.updated is not None:
+    values["skipped_modules"] = ~update.updated
+    skipped |= ~update.updated
+  if update.shared_updated is not None:
+    values["skipped_shared"] = ~update.shared_updated
+  values["skipped"] = skipped
+  values |= solution.objective.metrics
   means = {}
   for name, value in values.items():
     value = jnp.asarray(value, jnp.float32)
     means[name] = Mean.of(value, jnp.isfinite(value), axis=())
   return means
+
+
+def _learning_rates(specs: Sequence[GroupSpec], step: jax.Array) -> jax.Array:
+  """Returns every member's learning rate in a step: f32[M]."""
+  rates = []
+  for spec in specs:
+    assert spec.schedule is not None
+    rates.append(jnp.full(spec.size, spec.schedule(step), jnp.float32))
+  return jnp.concatenate(rates)

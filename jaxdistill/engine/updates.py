@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,34 @@ from jaxdistill.core.types import Group, Objective, Outputs, PyTree
 from jaxdistill.engine.cohort import (
   forward,
   forward_member,
+  member_names,
+  member_slices,
   set_member,
   take_member,
   update_members,
 )
+
+
+class MakeObjective(Protocol):
+  """The method's objective of one step."""
+
+  def __call__(
+    self,
+    params: dict[str, PyTree],
+    module_params: dict[str, PyTree],
+    outputs: Outputs,
+    first: Outputs,
+    /,
+  ) -> Objective:
+    """Returns the objective.
+
+    Args:
+      params: group name -> parameters of the cohort that is differentiated.
+      module_params: owner -> parameters of the method's modules.
+      outputs: of that cohort.
+      first: outputs before any member was updated.
+    """
+    ...
 
 
 class Problem(NamedTuple):
@@ -24,23 +48,30 @@ class Problem(NamedTuple):
   Attributes:
     specs: the groups, in member order.
     cohort: the groups before the step.
-    method_params: the method's own parameters before the step.
+    modules: the method's own before the step.
     images: f32[M, B, H, W, 3] what every member sees.
     key: of the forward pass.
-    objective: (group name -> params, method params, outputs) -> Objective.
+    step: i32[] number of the step.
+    objective: what the method makes of a forward pass.
   """
 
   specs: Sequence[GroupSpec]
   cohort: Mapping[str, Group]
-  method_params: PyTree
+  modules: Mapping[str, Group]
   images: jax.Array
   key: jax.Array
-  objective: Callable[[dict[str, PyTree], PyTree, Outputs], Objective]
+  step: jax.Array
+  objective: MakeObjective
 
   @property
   def params(self) -> dict[str, PyTree]:
     """Group name -> parameters before the step."""
     return {name: group.params for name, group in self.cohort.items()}
+
+  @property
+  def module_params(self) -> dict[str, PyTree]:
+    """Owner -> parameters of its modules before the step."""
+    return {owner: group.params for owner, group in self.modules.items()}
 
   def forward(self, params: Mapping[str, PyTree]) -> tuple[Outputs, dict[str, PyTree]]:
     """Runs all members in training mode; returns (Outputs, new statistics)."""
@@ -53,18 +84,20 @@ class Solution(NamedTuple):
 
   Attributes:
     cohort: the groups after the step.
-    method_grads: gradient of the method's own parameters.
+    module_grads: owner -> gradient of its modules.
     objective: values of the step.
     outputs: forward pass before any update.
     updated: bool[M] whether a member was updated; the others are held, their step was
       not finite.
+    gradient_norm: f32[M] of the members' gradients, before they are clipped.
   """
 
   cohort: dict[str, Group]
-  method_grads: PyTree
+  module_grads: dict[str, PyTree]
   objective: Objective
   outputs: Outputs
   updated: jax.Array
+  gradient_norm: jax.Array
 
 
 def simultaneous(problem: Problem) -> Solution:
@@ -74,17 +107,31 @@ def simultaneous(problem: Problem) -> Solution:
   their losses is every member's own.
   """
 
-  def total(params, method_params):
+  def total(params, module_params):
     outputs, stats = problem.forward(params)
-    objective = problem.objective(params, method_params, outputs)
+    objective = problem.objective(params, module_params, outputs, outputs)
     return objective.member.sum() + objective.shared, (objective, outputs, stats)
 
   gradient = jax.grad(total, argnums=(0, 1), has_aux=True)
-  grads, values = gradient(problem.params, problem.method_params)
-  member_grads, method_grads = grads
+  grads, values = gradient(problem.params, problem.module_params)
+  member_grads, module_grads = grads
   objective, outputs, stats = values
-  cohort, updated = update_members(problem.specs, problem.cohort, member_grads, stats)
-  return Solution(cohort, method_grads, objective, outputs, updated)
+  advances = update_members(
+    problem.specs,
+    problem.cohort,
+    member_grads,
+    stats,
+    alive=outputs.alive,
+    step=problem.step,
+  )
+  return Solution(
+    cohort=advances.cohort,
+    module_grads=module_grads,
+    objective=objective,
+    outputs=outputs,
+    updated=advances.updated,
+    gradient_norm=advances.gradient_norm,
+  )
 
 
 def sequential(problem: Problem) -> Solution:
@@ -97,55 +144,65 @@ def sequential(problem: Problem) -> Solution:
   first_outputs, stats = problem.forward(problem.params)
   cohort = dict(problem.cohort)
   outputs = first_outputs
-  method_grads = jax.tree.map(jnp.zeros_like, problem.method_params)
-  objectives = []
-  updated = []
+  module_grads = jax.tree.map(jnp.zeros_like, problem.module_params)
+  turns = []
   for spec in problem.specs:
     for k in range(spec.size):
-      turn = _take_turn(problem, cohort, outputs, stats[spec.name], spec, k)
+      turn = _take_turn(
+        problem,
+        spec,
+        k,
+        cohort=cohort,
+        outputs=outputs,
+        first=first_outputs,
+        stats=stats[spec.name],
+      )
       cohort, outputs = turn.cohort, turn.outputs
-      method_grads = jax.tree.map(jnp.add, method_grads, turn.method_grads)
-      objectives.append(turn.objective)
-      updated.append(turn.updated)
+      module_grads = jax.tree.map(jnp.add, module_grads, turn.module_grads)
+      turns.append(turn)
 
   # What no member's loss reaches learns from the updated cohort.
   new_params = {name: group.params for name, group in cohort.items()}
 
-  def shared(method_params):
-    return jnp.asarray(problem.objective(new_params, method_params, outputs).shared)
+  def shared(module_params):
+    objective = problem.objective(new_params, module_params, outputs, first_outputs)
+    return jnp.asarray(objective.shared)
 
-  method_grads = jax.tree.map(
-    jnp.add, method_grads, jax.grad(shared)(problem.method_params)
-  )
+  shared_grads = jax.grad(shared)(problem.module_params)
   return Solution(
     cohort=cohort,
-    method_grads=method_grads,
-    objective=_join_turns(objectives),
+    module_grads=jax.tree.map(jnp.add, module_grads, shared_grads),
+    objective=_join_turns([turn.objective for turn in turns], problem.specs),
     outputs=first_outputs,
-    updated=jnp.concatenate(updated),
+    updated=jnp.concatenate([turn.updated for turn in turns]),
+    gradient_norm=jnp.concatenate([turn.gradient_norm for turn in turns]),
   )
 
 
 def _take_turn(
   problem: Problem,
-  cohort: dict[str, Group],
-  outputs: Outputs,
-  stats: PyTree,
   spec: GroupSpec,
   k: int,
+  *,
+  cohort: dict[str, Group],
+  outputs: Outputs,
+  first: Outputs,
+  stats: PyTree,
 ) -> Solution:
   """Updates member k of a group and runs it again.
 
   Args:
     problem: the step.
-    cohort: the groups after the turns before.
-    outputs: outputs after the turns before.
-    stats: the group's new batch statistics [K, ...].
     spec: the group.
     k: the member's place in it.
+    cohort: the groups after the turns before.
+    outputs: outputs after the turns before.
+    first: outputs before the first turn.
+    stats: the group's new batch statistics [K, ...].
 
   Returns:
-    The cohort, the outputs and the objective after this turn; `updated` is bool[1].
+    The cohort, the outputs and the objective after this turn; `updated` and
+    `gradient_norm` have one element.
   """
   group = cohort[spec.name]
   member = take_member(group, k)
@@ -156,31 +213,36 @@ def _take_turn(
       spec, k, outputs, params, member.stats, problem.images, problem.key
     )
 
-  def own_loss(params, method_params):
+  def own_loss(params, module_params):
     all_params = {name: other.params for name, other in cohort.items()}
     all_params[spec.name] = set_member(group.params, k, params)
-    objective = problem.objective(all_params, method_params, rerun(params))
+    objective = problem.objective(all_params, module_params, rerun(params), first)
     return objective.member[position], objective
 
   gradient = jax.grad(own_loss, argnums=(0, 1), has_aux=True)
-  (grads, method_grads), objective = gradient(member.params, problem.method_params)
-  new, updated = update_members(
+  (grads, module_grads), objective = gradient(member.params, problem.module_params)
+  advances = update_members(
     [spec._replace(size=1)],
     {spec.name: member},
     {spec.name: grads},
     {spec.name: take_member(stats, k)},
+    alive=outputs.alive[position : position + 1],
+    step=problem.step,
   )
-  new_group = set_member(group, k, new[spec.name])
+  new_member = advances.cohort[spec.name]
   return Solution(
-    cohort={**cohort, spec.name: new_group},
-    method_grads=method_grads,
+    cohort={**cohort, spec.name: set_member(group, k, new_member)},
+    module_grads=module_grads,
     objective=objective,
-    outputs=jax.lax.stop_gradient(rerun(new[spec.name].params)),
-    updated=updated,
+    outputs=jax.lax.stop_gradient(rerun(new_member.params)),
+    updated=advances.updated,
+    gradient_norm=advances.gradient_norm,
   )
 
 
-def _join_turns(objectives: Sequence[Objective]) -> Objective:
+def _join_turns(
+  objectives: Sequence[Objective], specs: Sequence[GroupSpec]
+) -> Objective:
   """Joins what every member had in its own turn.
 
   What belongs to no member is the last turn's.
@@ -197,7 +259,27 @@ def _join_turns(objectives: Sequence[Objective]) -> Objective:
     else:
       metrics[name] = value
   member = own([objective.member for objective in objectives])
-  return dataclasses.replace(last, member=member, metrics=metrics)
+  stats = _join_stats([objective.stats for objective in objectives], specs)
+  return dataclasses.replace(last, member=member, metrics=metrics, stats=stats)
+
+
+def _join_stats(
+  turns: Sequence[dict[str, PyTree]], specs: Sequence[GroupSpec]
+) -> dict[str, PyTree]:
+  """Joins the modules' new collections: a member's are those of its own turn."""
+  names = member_names(specs)
+  slices = member_slices(specs)
+  joined = {}
+  for owner, last in turns[-1].items():
+    if owner in slices:
+      own_turns = [turn[owner] for turn in turns[slices[owner]]]
+      rows = [take_member(stats, k) for k, stats in enumerate(own_turns)]
+      joined[owner] = jax.tree.map(lambda *xs: jnp.concatenate(xs), *rows)
+    elif owner in names:
+      joined[owner] = turns[names.index(owner)][owner]
+    else:
+      joined[owner] = last
+  return joined
 
 
 ORDERS: dict[str, Callable[[Problem], Solution]] = {

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxdistill.core import rng
 from jaxdistill.core.method import GroupSpec, Setup
-from jaxdistill.core.types import ModelOutput, Outputs, PyTree
+from jaxdistill.core.types import ModelOutput, Outputs, PyTree, Variables
 from jaxdistill.errors import require
 from jaxdistill.nn.conv import batch_norm, member_conv
 
@@ -73,7 +73,7 @@ class Branch(nn.Module):
 
 def init_branches(
   key: jax.Array, setup: Setup, stages: tuple[str, ...], *, classify: bool
-) -> tuple[PyTree, PyTree]:
+) -> Variables:
   """Initialises a branch for every stage of every member.
 
   Args:
@@ -83,67 +83,64 @@ def init_branches(
     classify: whether the branches end in a classifier.
 
   Returns:
-    (params, stats), group name -> stage -> leaves [K, ...].
+    Group name -> (params, stats), each stage -> leaves [K, ...].
 
   Raises:
     ConfigError: for a network without a shallower stage, or a stage that suits no
       branch.
   """
   num_classes = setup.num_classes if classify else 0
-  params = {}
-  stats = {}
+  modules = {}
   for spec in setup.specs:
     output = setup.outputs.groups[spec.name]
-    params[spec.name] = {}
-    stats[spec.name] = {}
+    params = {}
+    stats = {}
     for stage in _choose_stages(spec.name, output, stages):
       variables = _init_branch(key, spec, output, stage, num_classes)
-      params[spec.name][stage] = variables["params"]
-      stats[spec.name][stage] = variables["batch_stats"]
-  return params, stats
+      params[stage] = variables["params"]
+      stats[stage] = variables["batch_stats"]
+    modules[spec.name] = (params, stats)
+  return modules
 
 
 def run_branches(
-  params: PyTree, stats: PyTree, outputs: Outputs, *, train: bool
-) -> tuple[Heads, PyTree]:
+  modules: Variables, outputs: Outputs, *, train: bool
+) -> tuple[Heads, dict[str, PyTree]]:
   """Runs all branches.
 
   Args:
-    params: from `init_branches`.
-    stats: from `init_branches`.
+    modules: from `init_branches`.
     outputs: of the cohort.
     train: whether batch statistics are those of the batch.
 
   Returns:
-    (what every branch returns, new stats).
+    (what every branch returns, group name -> new stats).
   """
   heads = {}
   new_stats = {}
   for group, output in outputs.groups.items():
+    params, stats = modules[group]
     heads[group] = {}
     new_stats[group] = {}
-    for stage in params[group]:
+    for stage in params:
       heads[group][stage], new_stats[group][stage] = _run_branch(
-        params[group][stage], stats[group][stage], output, stage, train=train
+        params[stage], stats[stage], output, stage, train=train
       )
   return heads, new_stats
 
 
-def predict_branches(
-  params: PyTree, stats: PyTree, outputs: Outputs
-) -> dict[str, jax.Array]:
+def predict_branches(modules: Variables, outputs: Outputs) -> dict[str, jax.Array]:
   """Predicts with every shallow classifier, and with all classifiers of a member.
 
   Args:
-    params: from `init_branches`, with classifiers.
-    stats: from `init_branches`.
+    modules: from `init_branches`, with classifiers.
     outputs: of the cohort.
 
   Returns:
-    Probabilities f32[B, C] of each classifier, "<member>.<stage>", and of a member's
-    mean logits, "<member>.heads".
+    Log-probabilities f32[B, C] of each classifier, "<member>.<stage>", and of a
+    member's mean logits, "<member>.heads".
   """
-  heads, _ = run_branches(params, stats, outputs, train=False)
+  heads, _ = run_branches(modules, outputs, train=False)
   predicted = {}
   for group, stages in heads.items():
     for k, deepest in enumerate(outputs.groups[group].logits):
@@ -154,7 +151,7 @@ def predict_branches(
       mean = jnp.stack([deepest, *logits.values()]).mean(axis=0)
       logits[f"{group}.{k}.heads"] = mean
       for name, value in logits.items():
-        predicted[name] = jax.nn.softmax(value)
+        predicted[name] = jax.nn.log_softmax(value)
   return predicted
 
 

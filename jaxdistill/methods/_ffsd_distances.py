@@ -21,12 +21,14 @@ class Distances:
   Attributes:
     attention: between the attention of two maps, the squared map over its channels.
     features: between the maps themselves.
+    leader: what the leader's maps are compared by, one of the two above.
     diversity: (map, previous student's map) -> (how far the map's attention is from
       where the previous student does not look, that target as a map).
   """
 
   attention: Distance
   features: Distance
+  leader: Distance
   diversity: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
@@ -88,10 +90,12 @@ def _attention(features: jax.Array) -> jax.Array:
 RELEASED = Distances(
   attention=_released_attention,
   features=_released_features,
+  leader=_released_attention,
   diversity=_released_diversity,
 )
 PRINTED = Distances(
   attention=_printed_attention,
   features=_printed_features,
+  leader=_printed_features,
   diversity=_printed_diversity,
 )

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core import rng
-from jaxdistill.core.types import Outputs, PyTree
+from jaxdistill.core.method import SHARED
+from jaxdistill.core.types import Outputs, PyTree, Variables
 from jaxdistill.nn.conv import batch_norm, convolution, member_conv
 
 Maps = dict[str, list[jax.Array]]
@@ -124,8 +125,12 @@ class Part:
   x: jax.Array
 
 
-def make_parts(roles: Roles, maps: Maps, num_classes: int) -> dict[str, Any]:
-  """Returns the modules, in the tree in which their parameters are kept.
+Parts = dict[str, dict[str, Part]]
+"""Owner -> name -> module."""
+
+
+def make_parts(roles: Roles, maps: Maps, num_classes: int) -> Parts:
+  """Returns the modules, by the owners of their parameters.
 
   Args:
     roles: of the members.
@@ -133,55 +138,106 @@ def make_parts(roles: Roles, maps: Maps, num_classes: int) -> dict[str, Any]:
     num_classes: C.
 
   Returns:
-    {"fusion": Part, "transfer": Part, "self": member name -> Part}. The first student
-    has no ladder, and no member has one where there is a single stage.
+    The fusion, which is everybody's, the leader's "transfer", and a "ladder" for every
+    member but the first student; for none where there is a single stage.
   """
   detached = jax.lax.stop_gradient(maps)
   leader_map = maps[roles.leader][-1]
   students_maps = [detached[name][-1] for name in roles.students]
   joined = jnp.concatenate(students_maps, axis=-1)
-  ladders = {}
-  if len(roles.stages) > 1:
-    for name in (*roles.students[1:], roles.leader):
-      features = tuple(values.shape[-1] for values in maps[name][:-1])
-      ladders[name] = Part(Ladder(features), detached[name][-1])
-  return {
-    "fusion": Part(Fusion(leader_map.shape[-1], num_classes), joined),
-    "transfer": Part(Separable(joined.shape[-1]), leader_map),
-    "self": ladders,
+  parts = {
+    SHARED: {"fusion": Part(Fusion(leader_map.shape[-1], num_classes), joined)},
+    roles.leader: {"transfer": Part(Separable(joined.shape[-1]), leader_map)},
   }
+  if len(roles.stages) == 1:
+    return parts
+  for name in (*roles.students[1:], roles.leader):
+    features = tuple(values.shape[-1] for values in maps[name][:-1])
+    ladder = Part(Ladder(features), detached[name][-1])
+    parts[name] = {**parts.get(name, {}), "ladder": ladder}
+  return parts
 
 
-def init_parts(key: jax.Array, parts: dict[str, Any]) -> tuple[PyTree, PyTree]:
-  """Initialises the modules: (params, batch statistics), trees like `parts`."""
-
-  def init(path, part: Part) -> PyTree:
-    part_key = rng.stream(key, jax.tree_util.keystr(path))
-    return part.module.init(part_key, part.x, train=False)
-
-  variables = jax.tree_util.tree_map_with_path(init, parts)
-
-  def select(collection: str) -> PyTree:
-    return jax.tree.map(
-      lambda part: part[collection], variables, is_leaf=lambda node: "params" in node
-    )
-
-  return select("params"), select("batch_stats")
-
-
-def train_parts(parts: dict[str, Any], params: PyTree, stats: PyTree) -> dict[str, Any]:
-  """Runs all modules on the batch's statistics: a tree of (output, new statistics)."""
-
-  def train(part: Part, params: PyTree, stats: PyTree) -> tuple[Any, PyTree]:
-    return train_module(part.module, params, stats, part.x)
-
-  return jax.tree.map(train, parts, params, stats)
+def init_parts(key: jax.Array, parts: Parts) -> Variables:
+  """Initialises the modules: owner -> (params, batch statistics)."""
+  variables = {}
+  for owner, own_parts in parts.items():
+    params = {}
+    stats = {}
+    for name, part in own_parts.items():
+      old = {
+        "fusion": "['fusion']",
+        "transfer": "['transfer']",
+        "ladder": f"['self']['{owner}']",
+      }[name]
+      part_key = rng.stream(key, old)
+      made = part.module.init(part_key, part.x, train=False)
+      params[name] = made["params"]
+      stats[name] = made["batch_stats"]
+    variables[owner] = (params, stats)
+  return variables
 
 
-def member_maps(outputs: Outputs, stages: tuple[str, ...]) -> Maps:
-  """Returns every member's maps in float32."""
-  by_stage = [outputs.features(stage) for stage in stages]
-  maps = {}
-  for name in outputs.members:
-    maps[name] = [features[name].astype(jnp.float32) for features in by_stage]
-  return maps
+class Trained(NamedTuple):
+  """What the modules return when they run on the batch's statistics.
+
+  Attributes:
+    output: owner -> name -> output.
+    stats: owner -> name -> new running statistics.
+  """
+
+  output: dict[str, dict[str, Any]]
+  stats: dict[str, PyTree]
+
+
+def train_parts(parts: Parts, modules: Variables) -> Trained:
+  """Runs all modules on the batch's statistics."""
+  outputs = {}
+  new_stats = {}
+  for owner, own_parts in parts.items():
+    params, stats = modules[owner]
+    outputs[owner] = {}
+    new_stats[owner] = {}
+    for name, part in own_parts.items():
+      outputs[owner][name], new_stats[owner][name] = train_module(
+        part.module, params[name], stats[name], part.x
+      )
+  return Trained(outputs, new_stats)
+
+
+def run_part(
+  parts: Parts,
+  modules: Variables,
+  owner: str,
+  name: str,
+  x: jax.Array | None = None,
+) -> Any:
+  """Runs a module on its running statistics.
+
+  Args:
+    parts: from `make_parts`.
+    modules: from `init_parts`.
+    owner: of the module.
+    name: of the module.
+    x: what it reads, if not what it reads in a step.
+  """
+  part = parts[owner][name]
+  params, stats = modules[owner]
+  if x is None:
+    x = part.x
+  return run_module(part.module, params[name], stats[name], x)
+
+
+def member_maps(outputs: Outputs, stages: tuple[str, ...]) -> tuple[Maps, jax.Array]:
+  """Returns every member's maps in float32, and whose are within range, bool[M].
+
+  Maps that are not are zeros.
+  """
+  fits = jnp.ones(outputs.alive.shape, bool)
+  maps = {name: [] for name in outputs.members}
+  for stage in stages:
+    bounded, fit = outputs.within_range(stage)
+    fits &= fit
+    for name, values in bounded.features(stage).items():
+      maps[name].append(values)
+  return maps, fits

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 
 from jaxdistill import losses
 from jaxdistill.core.method import Context, Method, Setup, Step, mean_ensemble
-from jaxdistill.core.types import Group, ModelOutput, Objective, Outputs, PyTree
+from jaxdistill.core.types import (
+  Group,
+  ModelOutput,
+  Objective,
+  Outputs,
+  PyTree,
+  Variables,
+)
 from jaxdistill.methods._branches import (
   Head,
   Heads,
@@ -83,9 +90,7 @@ def self_taught(
       return Objective(member=member, memory=memory)
 
     # The shallow classifiers: taught by the deepest.
-    heads, memory["stats"] = run_branches(
-      step.params, memory["stats"], step.outputs, train=True
-    )
+    heads, stats = run_branches(step.modules, step.outputs, train=True)
     parts = _join_groups(shallow, heads, step.outputs, target)
     if shallow.classify:
       member += (
@@ -95,18 +100,16 @@ def self_taught(
       )
     if shallow.mutual_weight:
       member += shallow.mutual_weight * parts["mutual"]
-    return Objective(member=member, metrics=parts, memory=memory)
+    return Objective(member=member, metrics=parts, stats=stats, memory=memory)
 
-  def init(key: jax.Array, setup: Setup) -> tuple[PyTree, PyTree]:
-    params = {}
+  def init(key: jax.Array, setup: Setup) -> tuple[Variables, PyTree]:
+    modules = {}
     memory = {}
     if softening:
       memory["past"] = softening.past.init(setup)
     if shallow:
-      params, memory["stats"] = init_branches(
-        key, setup, shallow.stages, classify=shallow.classify
-      )
-    return params, memory
+      modules = init_branches(key, setup, shallow.stages, classify=shallow.classify)
+    return modules, memory
 
   def update(memory: PyTree, cohort: dict[str, Group], context: Context) -> PyTree:
     if not softening:
@@ -114,10 +117,12 @@ def self_taught(
     past = softening.past.update(memory["past"], cohort, context)
     return {**memory, "past": past}
 
-  def predict(params: PyTree, memory: PyTree, outputs: Outputs) -> dict[str, jax.Array]:
-    predicted = mean_ensemble(params, memory, outputs)
+  def predict(
+    modules: Variables, memory: PyTree, outputs: Outputs
+  ) -> dict[str, jax.Array]:
+    predicted = mean_ensemble(modules, memory, outputs)
     if shallow and shallow.classify:
-      predicted |= predict_branches(params, memory["stats"], outputs)
+      predicted |= predict_branches(modules, outputs)
     return predicted
 
   return Method(loss=loss, init=init, update=update, predict=predict)

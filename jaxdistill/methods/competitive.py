@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxdistill import losses, metrics, targets
 from jaxdistill.core.method import Method, Setup, Step
-from jaxdistill.core.types import Objective, PyTree, Views
+from jaxdistill.core.types import Objective, PyTree, Variables, Views
 from jaxdistill.errors import (
   require,
   require_choice,
@@ -113,7 +113,7 @@ def competitive(
       member += beta * logged["feature"]
     return Objective(member=member, metrics=logged)
 
-  def init(key: jax.Array, setup: Setup) -> tuple[PyTree, PyTree]:
+  def init(key: jax.Array, setup: Setup) -> tuple[Variables, PyTree]:
     if not beta:
       return {}, {}
     return _init_projectors(key, setup, feature, projector), {}
@@ -187,8 +187,10 @@ class _Pairs(NamedTuple):
 
 def _mean_over_teachers(weights: jax.Array, pairs: _Pairs) -> jax.Array:
   """Returns each student's distance to its teachers, mean over the batch: f32[M]."""
-  per_example = (weights * pairs.comparable * pairs.distance).sum(axis=1)
-  return per_example.mean(axis=-1)
+  weights = weights * pairs.comparable
+  # What is not compared may be infinite, and zero times infinity is not zero.
+  counted = jnp.where(weights > 0, weights * pairs.distance, 0)
+  return counted.sum(axis=1).mean(axis=-1)
 
 
 def _involves_perturbed(views: Views) -> jax.Array:
@@ -222,11 +224,13 @@ def _compare_logits(step: Step, view: str, temperature: float) -> _Pairs:
 
 def _compare_features(step: Step, feature: str, reduce: str, view: str) -> _Pairs:
   """Returns the feature distance of every student to every teacher."""
+  outputs, fits = step.outputs.within_range(feature)
   features = {}
-  for name, output in step.outputs.groups.items():
-    features[name] = output.features[feature].astype(jnp.float32)
-  distance = _pairwise_distance(step.params, features, reduce)
+  for name, output in outputs.groups.items():
+    features[name] = output.features[feature]
+  distance = _pairwise_distance(step.modules, features, reduce)
 
+  both_fit = (fits[:, None] & fits[None, :])[..., None]
   involved = _involves_perturbed(step.views)
   if view == "auto":
     # A perturbation may move what is seen: positions of maps no longer correspond.
@@ -236,25 +240,25 @@ def _compare_features(step: Step, feature: str, reduce: str, view: str) -> _Pair
     unfit = involved
   else:
     unfit = jnp.zeros_like(involved)
-  return _Pairs(distance=distance, comparable=~unfit)
+  return _Pairs(distance=distance, comparable=both_fit & ~unfit)
 
 
 def _pairwise_distance(
-  projectors: dict[str, jax.Array], features: dict[str, jax.Array], reduce: str
+  modules: Variables, features: dict[str, jax.Array], reduce: str
 ) -> jax.Array:
   """Returns the distance of every student's feature to every teacher's: f32[M, M, B].
 
   Args:
-    projectors: from `_init_projectors`.
+    modules: from `_init_projectors`.
     features: group name -> f32[K, B, ..., D].
     reduce: of `losses.feature_l2`.
   """
   rows = []
   for student, own in features.items():
+    projectors, _ = modules.get(student, ({}, {}))
     row = []
     for teacher, other in features.items():
-      projector = projectors.get(f"{student}>{teacher}")
-      row.append(_group_distance(own, other, projector, reduce))
+      row.append(_group_distance(own, other, projectors.get(teacher), reduce))
     rows.append(jnp.concatenate(row, axis=1))
   return jnp.concatenate(rows, axis=0)
 
@@ -309,7 +313,7 @@ def _pool(features: jax.Array, grid: tuple[int, ...]) -> jax.Array:
 
 def _init_projectors(
   key: jax.Array, setup: Setup, feature: str, projector: str
-) -> dict[str, jax.Array]:
+) -> Variables:
   """Initialises a linear map for every ordered pair of members of different sizes.
 
   Args:
@@ -319,7 +323,7 @@ def _init_projectors(
     projector: of `competitive`.
 
   Returns:
-    "student>teacher" -> f32[K, L, D, E], by groups.
+    Group of the students -> (group of the teachers -> f32[K, L, D, E], {}).
 
   Raises:
     ConfigError: for a feature that is unknown or cannot be compared, or for different
@@ -333,8 +337,9 @@ def _init_projectors(
       f"method.feature {feature!r} is not a feature of {name}: it has {known}",
     )
     shapes[name] = output.features[feature].shape
-  projectors = {}
+  modules = {}
   for i, (student, own) in enumerate(shapes.items()):
+    projectors = {}
     for j, (teacher, other) in enumerate(shapes.items()):
       require(
         _have_common_grid(own[2:-1], other[2:-1]),
@@ -351,8 +356,10 @@ def _init_projectors(
       pair_key = jax.random.fold_in(key, i * len(shapes) + j)
       shape = (own[0], other[0], own[-1], other[-1])
       scale = own[-1] ** -0.5
-      projectors[f"{student}>{teacher}"] = scale * jax.random.normal(pair_key, shape)
-  return projectors
+      projectors[teacher] = scale * jax.random.normal(pair_key, shape)
+    if projectors:
+      modules[student] = (projectors, {})
+  return modules
 
 
 def _have_common_grid(own: tuple[int, ...], other: tuple[int, ...]) -> bool:

@@ -1,31 +1,44 @@
 """FFSD: a leader learns from the fused features of common students kept diverse."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import itertools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxdistill import losses
-from jaxdistill.core.method import Method, Recipe, Setup, Step, mean_ensemble
-from jaxdistill.core.types import Objective, Outputs, PyTree
+from jaxdistill.core.method import (
+  SHARED,
+  Method,
+  Recipe,
+  Setup,
+  Step,
+  mean_ensemble,
+)
+from jaxdistill.core.types import Objective, Outputs, PyTree, Variables
 from jaxdistill.errors import (
   require,
   require_choice,
   require_not_negative,
   require_positive,
 )
-from jaxdistill.methods._ffsd_distances import PRINTED, RELEASED, Distances
+from jaxdistill.methods._ffsd_distances import (
+  PRINTED,
+  RELEASED,
+  Distance,
+  Distances,
+)
 from jaxdistill.methods._ffsd_modules import (
+  Maps,
   Roles,
   init_parts,
   make_parts,
   member_maps,
-  run_module,
+  run_part,
   train_parts,
 )
 
@@ -40,7 +53,7 @@ def ffsd(
   self_weight: float = 1000.0,
   ramp_epochs: float = 5,
   variant: str = "released",
-  fusion_weight_decay: float = 1e-5,
+  fusion_weight_decay: float = -1.0,
   self_learning_rate: float = 1e-3,
   self_weight_decay: float = 1e-4,
 ) -> Method:
@@ -78,7 +91,8 @@ def ffsd(
     self_weight: weight of the self-distillation modules' own loss.
     ramp_epochs: epochs until the weights are reached; 0 for at once.
     variant: "released", as the authors' code, or "paper".
-    fusion_weight_decay: weight decay of the fusion.
+    fusion_weight_decay: weight decay of the fusion; below zero, what the variant has:
+      1e-5 in "released", the members' own in "paper".
     self_learning_rate: Adam's learning rate for the self-distillation modules; it
       follows the run's schedule.
     self_weight_decay: their weight decay.
@@ -93,8 +107,10 @@ def ffsd(
       2 to 14.
   Differs from the paper: "released" takes d as a mean of squares, not a norm; the mean
   over peers, not the sum; fusion_weight, not self_weight, for the leader's shallow
-  stages; and makes the diverse attention from the normalised one, not scaled again, so
-  that D_i is in the hundreds. "paper" undoes all four. The column "Ens" of the paper's
+  stages; compares the leader's attention, not its maps themselves (equations 5 and 13);
+  lets the fusion decay less than the members; and makes the diverse attention from the
+  normalised one, not scaled again, so that D_i is in the hundreds. "paper" undoes all
+  six. The column "Ens" of the paper's
   tables counts an example as correct if any student is; the prediction `ensemble` is
   not that.
   """
@@ -105,14 +121,17 @@ def ffsd(
     fusion_weight=fusion_weight,
     self_weight=self_weight,
     ramp_epochs=ramp_epochs,
-    fusion_weight_decay=fusion_weight_decay,
     self_weight_decay=self_weight_decay,
   )
   distances = RELEASED
   leader_ladder_weight = fusion_weight
+  fusion_keys = {"weight_decay": 1e-5}
   if variant == "paper":
     distances = PRINTED
     leader_ladder_weight = self_weight
+    fusion_keys = {}
+  if fusion_weight_decay >= 0:
+    fusion_keys = {"weight_decay": fusion_weight_decay}
   settings = _Settings(
     leader=leader,
     stages=tuple(stages),
@@ -126,15 +145,13 @@ def ffsd(
     ramp_epochs=ramp_epochs,
   )
 
-  def tx(recipe: Recipe) -> optax.GradientTransformation:
-    transforms: dict[Hashable, optax.GradientTransformation] = {
-      "fusion": recipe(weight_decay=fusion_weight_decay),
-      "transfer": recipe(),
-      "self": recipe(
-        name="adam", learning_rate=self_learning_rate, weight_decay=self_weight_decay
-      ),
-    }
-    return optax.multi_transform(transforms, _label_parts)
+  def tx(owner: str, recipe: Recipe) -> optax.GradientTransformation:
+    if owner == SHARED:
+      return recipe(**fusion_keys)
+    ladder = recipe(
+      name="adam", learning_rate=self_learning_rate, weight_decay=self_weight_decay
+    )
+    return optax.multi_transform({"transfer": recipe(), "ladder": ladder}, _label_parts)
 
   def exported(names: Sequence[str]) -> tuple[str]:
     return (leader or names[-1],)
@@ -190,32 +207,28 @@ class _Settings:
 def _loss(settings: _Settings, step: Step) -> Objective:
   """Returns the objective of a step; see `ffsd`."""
   outputs = step.outputs
-  alive = dict(zip(outputs.members, outputs.alive, strict=True))
   roles = settings.roles(outputs)
   leader = roles.leader
-  maps = member_maps(outputs, roles.stages)
+  maps, fits = member_maps(outputs, roles.stages)
+  alive = dict(zip(outputs.members, outputs.alive & fits, strict=True))
   detached = jax.lax.stop_gradient(maps)
   distances = settings.distances
 
   # The modules: all of them run on the batch, the fusion detached from members.
   parts = make_parts(roles, maps, outputs.logits.shape[-1])
-  trained = train_parts(parts, step.params, step.memory)
-  (fused, fusion_logits), fusion_stats = trained["fusion"]
-  restored, transfer_stats = trained["transfer"]
+  trained = train_parts(parts, step.modules)
+  fused, fusion_logits = trained.output[SHARED]["fusion"]
+  restored = trained.output[leader]["transfer"]
   fused = jax.lax.stop_gradient(fused)
-  students_maps = parts["fusion"].x
+  students_maps = parts[SHARED]["fusion"].x
+  with_ladder = [name for name in outputs.members if "ladder" in parts.get(name, {})]
 
-  def ladder_distance(name: str, top: jax.Array) -> jax.Array:
+  def ladder_distance(name: str, top: jax.Array, distance: Distance) -> jax.Array:
     """Distance of a member's shallow maps from what its ladder makes of `top`."""
-    if name not in parts["self"]:
+    if name not in with_ladder:
       return jnp.float32(0)
-    wanted = run_module(
-      parts["self"][name].module,
-      step.params["self"][name],
-      step.memory["self"][name],
-      top,
-    )
-    return _total(distances.attention, maps[name][:-1], jax.lax.stop_gradient(wanted))
+    wanted = run_part(parts, step.modules, name, "ladder", top)
+    return _total(distance, maps[name][:-1], jax.lax.stop_gradient(wanted))
 
   # Logits: students learn from each other, the fusion from them, the leader from it.
   terms = _logit_terms(
@@ -231,18 +244,18 @@ def _loss(settings: _Settings, step: Step) -> Objective:
   extra = {roles.students[0]: jnp.float32(0)}
   for previous, student in itertools.pairwise(roles.students):
     diversity, target = distances.diversity(maps[student][-1], detached[previous][-1])
-    term = diversity + ladder_distance(student, target)
+    term = diversity + ladder_distance(student, target, distances.attention)
     attention[student] = jnp.where(alive[previous], term, 0)
     extra[student] = settings.diversity_weight * attention[student]
 
   # The leader: follows the fusion's last map, and its own ladder in the shallow stages
   # (equations 5 and 13).
   own_map = maps[leader][-1]
-  last_stage = distances.attention(own_map, fused) + distances.attention(
+  last_stage = distances.leader(own_map, fused) + distances.leader(
     restored, students_maps
   )
   attention[leader] = last_stage
-  shallow_stages = ladder_distance(leader, fused)
+  shallow_stages = ladder_distance(leader, fused, distances.leader)
   extra[leader] = (
     settings.fusion_weight * last_stage + settings.leader_ladder_weight * shallow_stages
   )
@@ -253,21 +266,10 @@ def _loss(settings: _Settings, step: Step) -> Objective:
     return distances.attention(made, wanted) + distances.features(made, wanted)
 
   ladder_loss = jnp.float32(0)
-  for name, (made, _) in trained["self"].items():
+  for name in with_ladder:
+    made = trained.output[name]["ladder"]
     own_loss = _total(rebuild_loss, made, detached[name][:-1])
     ladder_loss += jnp.where(alive[name], own_loss, 0)
-
-  # Running statistics: the zeros that stand for a diverged member's maps must not move
-  # them.
-  ladder_stats = {}
-  for name, (_, new_stats) in trained["self"].items():
-    old_stats = step.memory["self"][name]
-    ladder_stats[name] = _choose(alive[name], new_stats, old_stats)
-  stats = {
-    "fusion": fusion_stats,
-    "transfer": _choose(alive[leader], transfer_stats, step.memory["transfer"]),
-    "self": ladder_stats,
-  }
 
   def by_member(values: dict[str, jax.Array]) -> jax.Array:
     return jnp.stack([values[name] for name in outputs.members])
@@ -284,7 +286,7 @@ def _loss(settings: _Settings, step: Step) -> Objective:
       "fusion_ce": terms.fusion_ce,
       "self": ladder_loss,
     },
-    memory=stats,
+    stats=trained.stats,
   )
 
 
@@ -361,11 +363,6 @@ def _total(
   return total
 
 
-def _choose(condition: jax.Array, new: PyTree, old: PyTree) -> PyTree:
-  """Returns the new tree if bool[] `condition` holds, the old one otherwise."""
-  return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
-
-
 def _ramp(epoch: jax.Array | int, length: float) -> jax.Array:
   """Returns the fraction of the full weights in `epoch`, counted from 1."""
   if not length:
@@ -373,34 +370,38 @@ def _ramp(epoch: jax.Array | int, length: float) -> jax.Array:
   return jnp.exp(-5 * (1 - jnp.minimum(epoch / length, 1.0)) ** 2)
 
 
-def _label_parts(params: dict[str, Any]) -> dict[str, str]:
+def _label_parts(params: dict[str, PyTree]) -> dict[str, str]:
   """Labels every module's parameters by the name of the optimiser they have."""
   return {part: part for part in params}
 
 
-def _init(settings: _Settings, key: jax.Array, setup: Setup) -> tuple[PyTree, PyTree]:
-  """Initialises the modules: (params, running statistics)."""
+def _init(
+  settings: _Settings, key: jax.Array, setup: Setup
+) -> tuple[Variables, PyTree]:
+  """Initialises the modules."""
   roles = settings.roles(setup.outputs)
   _require_stages(roles, setup.outputs)
   _require_one_size(roles, setup.outputs)
 
-  def maps_of(outputs: Outputs) -> dict[str, list[jax.Array]]:
-    return member_maps(outputs, roles.stages)
+  def maps_of(outputs: Outputs) -> Maps:
+    maps, _ = member_maps(outputs, roles.stages)
+    return maps
 
   shapes = jax.eval_shape(maps_of, setup.outputs)
   maps = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  return init_parts(key, make_parts(roles, maps, setup.num_classes))
+  return init_parts(key, make_parts(roles, maps, setup.num_classes)), {}
 
 
 def _predict(
-  settings: _Settings, params: PyTree, memory: PyTree, outputs: Outputs
+  settings: _Settings, modules: Variables, memory: PyTree, outputs: Outputs
 ) -> dict[str, jax.Array]:
   """Predicts with the mean of all members and with the fusion."""
   roles = settings.roles(outputs)
-  maps = member_maps(outputs, roles.stages)
-  fusion = make_parts(roles, maps, outputs.logits.shape[-1])["fusion"]
-  _, logits = run_module(fusion.module, params["fusion"], memory["fusion"], fusion.x)
-  return {**mean_ensemble(params, memory, outputs), "fusion": jax.nn.softmax(logits)}
+  maps, _ = member_maps(outputs, roles.stages)
+  parts = make_parts(roles, maps, outputs.logits.shape[-1])
+  _, logits = run_part(parts, modules, SHARED, "fusion")
+  fusion = {"fusion": jax.nn.log_softmax(logits)}
+  return mean_ensemble(modules, memory, outputs) | fusion
 
 
 def _shared_stages(outputs: Outputs) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxdistill.core import registry
@@ -74,6 +75,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """Builds the optimiser of one member.
 
+  Its `update` needs the number of the run's step, `step=`.
+
   Args:
     keys: of a section `optimizer`: those of `Chain`, of the optimiser and of the
       schedule; others are left alone.
@@ -95,14 +98,52 @@ def make_optimizer(
   if common.clip_norm:
     clip = optax.clip_by_global_norm(common.clip_norm)
 
-  def rate(update):
-    # The schedule counts steps, the optimiser counts updates.
-    return schedule(update * common.accumulate)
-
-  tx = optax.chain(clip, algorithm, optax.scale_by_learning_rate(rate))
+  tx = optax.chain(clip, algorithm, _follow(schedule, common.accumulate))
   if common.accumulate == 1:
     return tx
-  return optax.MultiSteps(tx, common.accumulate).gradient_transformation()
+  return _accumulated(tx, common.accumulate)
+
+
+def _accumulated(
+  tx: optax.GradientTransformation, steps: int
+) -> optax.GradientTransformationExtraArgs:
+  """Returns an optimiser of the mean of several steps' gradients."""
+  several = optax.MultiSteps(tx, steps)
+
+  # Its own `gradient_transformation` does not pass the step on.
+  def update(
+    updates: PyTree, state: PyTree, params: PyTree | None = None, **extra_args: Any
+  ) -> tuple[PyTree, PyTree]:
+    return several.update(updates, state, params, **extra_args)
+
+  return optax.GradientTransformationExtraArgs(several.init, update)
+
+
+def _follow(
+  schedule: optax.Schedule, accumulate: int
+) -> optax.GradientTransformationExtraArgs:
+  """Returns what multiplies an update by the learning rate of the run's step.
+
+  The step comes with every call instead of being counted here: one whose updates were
+  held has the same learning rate as all others afterwards.
+
+  Args:
+    schedule: step -> rate.
+    accumulate: steps of an update; the rate is that of the first of them.
+  """
+
+  def init(params: PyTree) -> PyTree:
+    del params
+    return optax.EmptyState()
+
+  def update(
+    updates: PyTree, state: PyTree, params: PyTree | None = None, **extra_args: Any
+  ) -> tuple[PyTree, PyTree]:
+    del params
+    rate = schedule(extra_args["step"] // accumulate * accumulate)
+    return jax.tree.map(lambda x: -jnp.asarray(rate, x.dtype) * x, updates), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _decay(common: Chain) -> optax.GradientTransformation:

@@ -11,22 +11,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+import optax
 
 from jaxdistill.core import registry
 from jaxdistill.core.durations import Clock
-from jaxdistill.core.method import GroupSpec, Method, Recipe
+from jaxdistill.core.method import GroupSpec, Method
 from jaxdistill.core.types import MakeViews, Perturb, TrainState, TrainStep
 from jaxdistill.data import Dataset, hold_out
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import InitialVariables, make_spec, member_names
 from jaxdistill.engine.evaluate import make_eval_step
+from jaxdistill.engine.modules import Optimizers, owner_group
 from jaxdistill.engine.survey import Surveyor
 from jaxdistill.engine.train_step import init_state, make_train_step
 from jaxdistill.errors import ConfigError, naming, require
 from jaxdistill.inputs.augment import pad_crop_flip
 from jaxdistill.inputs.perturb.pool import make_perturb
 from jaxdistill.inputs.views import make_views
-from jaxdistill.optim import make_optimizer, parameter_names
+from jaxdistill.optim import make_optimizer, make_schedule, parameter_names
 from jaxdistill.run import pretrained
 from jaxdistill.run.config import ConfigDict, check_config, network_keys
 from jaxdistill.run.sections import group_optimizer, operation
@@ -117,16 +119,15 @@ def build(config: ConfigDict) -> Experiment:
   dataset = hold_out(dataset, config.holdout, config.seed)
   _require_splits(config, method, dataset)
   clock = _make_clock(config, len(dataset.train.label))
-  recipe = _make_recipe(config, clock)
   specs = _make_specs(config, clock, dataset.num_classes)
-  method_tx = method.tx(recipe)
+  optimizers = _make_optimizers(config, clock, method, specs)
 
   init = functools.partial(
     init_state,
     config.seed,
     specs,
     method,
-    method_tx,
+    optimizers,
     image_shape=dataset.train.image.shape[1:],
     num_classes=dataset.num_classes,
     num_examples=len(dataset.train.label),
@@ -143,7 +144,7 @@ def build(config: ConfigDict) -> Experiment:
     specs,
     method,
     views,
-    method_tx=method_tx,
+    optimizers=optimizers,
     clock=clock,
     update_order=config.update_order,
   )
@@ -259,18 +260,29 @@ def _make_perturb(section: ConfigDict, num_members: int) -> Perturb:
   )
 
 
-def _make_recipe(config: ConfigDict, clock: Clock) -> Recipe:
-  """Returns what builds the run's optimiser with some of its keys replaced.
+def _make_optimizers(
+  config: ConfigDict, clock: Clock, method: Method, specs: Sequence[GroupSpec]
+) -> Optimizers:
+  """Returns what gives the modules of every owner their optimiser.
 
   Raises:
     ConfigError: for keys out of range.
   """
+  make_optimizer(group_optimizer(config.optimizer, {}), clock)
 
-  def recipe(**keys):
-    return make_optimizer(group_optimizer(config.optimizer, keys), clock)
+  def optimizer(owner: str) -> optax.GradientTransformation:
+    section = config.optimizer
+    spec = owner_group(specs, owner)
+    if spec:
+      own_keys = config.cohort[spec.name].optimizer
+      section = group_optimizer(config.optimizer, own_keys)
 
-  recipe()
-  return recipe
+    def recipe(**keys: Any) -> optax.GradientTransformation:
+      return make_optimizer(group_optimizer(section, keys), clock)
+
+    return method.tx(owner, recipe)
+
+  return optimizer
 
 
 def _make_specs(
@@ -285,6 +297,7 @@ def _make_specs(
     keys = group_optimizer(config.optimizer, group.optimizer)
     with naming(f"cohort.{name}", separator="."):
       tx = make_optimizer(keys, clock)
+      schedule = make_schedule(keys, clock)
     with naming(f"cohort.{name}"):
       spec = make_spec(
         name,
@@ -292,6 +305,7 @@ def _make_specs(
         tx=tx,
         unroll=mapping == "unroll",
         average=config.ema_decay,
+        schedule=schedule,
         num_classes=num_classes,
         dtype=jnp.dtype(config.dtype),
         **network_keys(group),
@@ -357,8 +371,8 @@ def _read_initial_weights(
 
 def _check_no_decay(config: ConfigDict, state: TrainState) -> None:
   """Raises ConfigError for a name in `no_decay` that no parameter has."""
-  known = parameter_names(state.method.params)
-  for group in state.cohort.values():
+  known = set()
+  for group in (*state.cohort.values(), *state.method.modules.values()):
     known |= parameter_names(group.params)
   for section in (config, *config.cohort.values()):
     for name in section.optimizer.get("no_decay", ()):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.core import registry
-from jaxdistill.core.method import Method
+from jaxdistill.core.method import SHARED, Method
 from jaxdistill.core.types import Mean, Objective, Table
 from jaxdistill.engine import sharding
 from jaxdistill.engine.dispatch import epoch_order
@@ -69,9 +69,10 @@ def test_all_members_poisoned_is_reported_and_nothing_moves(competitive):
   state, history = competitive.run(1, state=start)
   np.testing.assert_array_equal(history[0]["skipped"], 1)
   np.testing.assert_array_equal(history[0]["wins"], 0)
-  jax.tree.map(
-    np.testing.assert_array_equal, toy.arrays(start.cohort), toy.arrays(state.cohort)
-  )
+  for name, group in state.cohort.items():
+    np.testing.assert_array_equal(group.held, 1)
+    before = start.cohort[name].replace(held=group.held)
+    jax.tree.map(np.testing.assert_array_equal, toy.arrays(before), toy.arrays(group))
   assert int(state.step) == 1
 
 
@@ -101,12 +102,12 @@ def memory_method():
   def init(key, setup):
     members = setup.outputs.logits.shape[0]
     table = Table(jnp.zeros((setup.num_examples, members)))
-    return {"scale": jnp.float32(1)}, table
+    return {SHARED: ({"scale": jnp.float32(1)}, {})}, table
 
   def loss(step):
     logits = step.outputs.logits
     rows = step.memory.rows.at[step.batch.index].set(logits.sum(-1).T)
-    scale = step.params["scale"]
+    scale = step.modules[SHARED][0]["scale"]
     return Objective(
       member=(logits**2).mean((1, 2)),
       shared=(scale - 3) ** 2,
@@ -128,7 +129,7 @@ def test_tables_are_sharded_over_examples_and_own_parameters_are_trained(order):
   state, history = trial.run(3)
   seen = np.any(np.array(state.method.memory.rows) != 0, axis=1)
   np.testing.assert_array_equal(seen, np.arange(toy.EXAMPLES) < 3 * toy.BATCH)
-  assert 1 < float(state.method.params["scale"])
+  assert 1 < float(state.method.modules[SHARED].params["scale"])
   assert history[-1]["scale"].shape == ()
 
 

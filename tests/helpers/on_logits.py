@@ -38,7 +38,7 @@ def step_on(
   perturbation=None,
   target=None,
   clean=None,
-  params=None,
+  modules=None,
   memory=None,
   epoch=0,
   num_epochs=1,
@@ -54,7 +54,7 @@ def step_on(
     perturbation: of the step; unperturbed by default.
     target: [M, B, C], the labels by default.
     clean: logits on the unperturbed images, by default the same.
-    params: of the method.
+    modules: of the method, owner -> (params, stats).
     memory: of the method.
     epoch: number of the epoch, and of the step.
     num_epochs: of the run.
@@ -82,9 +82,10 @@ def step_on(
     forward_clean=lambda: clean_outputs,
   )
   return Step(
-    params=params or {},
+    modules=modules or {},
     memory=memory or {},
     outputs=outputs,
+    first=outputs,
     batch=Batch(
       image=None,
       label=jnp.asarray(labels),

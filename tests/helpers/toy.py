@@ -112,14 +112,17 @@ class Trial:
     self.method = method
     self.specs = specs
     num_members = sum(spec.size for spec in specs)
-    tx = method.tx(optimizer)
     self.mesh = sharding.make_mesh(devices)
+
+    def optimizers(owner):
+      return method.tx(owner, optimizer)
+
     self._init = jax.jit(
       lambda: init_state(
         0,
         specs,
         method,
-        tx,
+        optimizers,
         image_shape=SHAPE,
         num_classes=CLASSES,
         num_examples=EXAMPLES,
@@ -130,7 +133,7 @@ class Trial:
       specs,
       method,
       views_of(num_members, ops, every),
-      method_tx=tx,
+      optimizers=optimizers,
       clock=CLOCK,
       update_order=update_order,
     )
@@ -172,12 +175,13 @@ class Trial:
     return state, history
 
 
-def as_step(method_state, outputs, batch, views, context):
-  """What a method's loss is given."""
+def as_step(modules, memory, outputs, batch, views, context):
+  """What a method's loss is given when members are updated at once."""
   return Step(
-    params=method_state.params,
-    memory=method_state.memory,
+    modules=modules,
+    memory=memory,
     outputs=outputs,
+    first=outputs,
     batch=batch,
     views=views,
     context=context,

@@ -215,9 +215,11 @@ def test_projectors_between_feature_sizes():
   """A map for each ordered pair of members that differ, none where sizes agree."""
   setup = setup_of(a=(2, 4, 8), b=(1, 6, 4))
   key = jax.random.key(0)
-  params, _ = method("competitive", feature="stage1").init(key, setup)
-  shapes = {pair: projector.shape for pair, projector in params.items()}
-  assert shapes == {"a>b": (2, 1, 4, 6), "b>a": (1, 2, 6, 4)}
+  modules, _ = method("competitive", feature="stage1").init(key, setup)
+  shapes = jax.tree.map(
+    jnp.shape, {name: params for name, (params, _) in modules.items()}
+  )
+  assert shapes == {"a": {"b": (2, 1, 4, 6)}, "b": {"a": (1, 2, 6, 4)}}
   with pytest.raises(ConfigError, match="projector is 'none'"):
     method("competitive", feature="stage1", projector="none").init(key, setup)
   with pytest.raises(ConfigError, match="'pooled' is not a feature of a"):
@@ -231,10 +233,9 @@ def test_feature_maps_of_two_sizes_are_pooled_and_projected(rng):
   """Member 1 learns from the other group's, and that one from member 0."""
   a = rng.normal(size=(2, 3, 4, 4, 2)).astype(np.float32)
   b = rng.normal(size=(1, 3, 2, 2, 3)).astype(np.float32)
-  params = {
-    "a>b": rng.normal(size=(2, 1, 2, 3)).astype(np.float32),
-    "b>a": rng.normal(size=(1, 2, 3, 2)).astype(np.float32),
-  }
+  a_to_b = rng.normal(size=(2, 1, 2, 3)).astype(np.float32)
+  b_to_a = rng.normal(size=(1, 2, 3, 2)).astype(np.float32)
+  modules = {"a": ({"b": a_to_b}, {}), "b": ({"a": b_to_a}, {})}
   groups = {
     "a": ModelOutput(None, {"f": jnp.asarray(a)}),
     "b": ModelOutput(None, {"f": jnp.asarray(b)}),
@@ -245,13 +246,13 @@ def test_feature_maps_of_two_sizes_are_pooled_and_projected(rng):
     # Only the winner is right.
     logits = jnp.zeros((3, 3, 5)).at[winner, :, 0].set(3)
     which = method("competitive", feature="f")
-    objective = evaluate(which, logits, labels, groups=groups, params=params)
+    objective = evaluate(which, logits, labels, groups=groups, modules=modules)
     return objective.metrics["feature"]
 
   pooled = a.reshape(2, 3, 2, 2, 2, 2, 2).mean((3, 5))
-  expected = ((pooled[1] @ params["a>b"][1, 0] - b[0]) ** 2).mean()
+  expected = ((pooled[1] @ a_to_b[1, 0] - b[0]) ** 2).mean()
   np.testing.assert_allclose(distance_to(2)[1], expected, rtol=1e-4)
-  expected = ((b[0] @ params["b>a"][0, 0] - pooled[0]) ** 2).mean()
+  expected = ((b[0] @ b_to_a[0, 0] - pooled[0]) ** 2).mean()
   np.testing.assert_allclose(distance_to(0)[2], expected, rtol=1e-4)
 
 

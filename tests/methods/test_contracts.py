@@ -146,7 +146,9 @@ def test_member_losses_are_uncoupled(name):
 
     def member(logits):
       given = outputs.replace(logits=logits)
-      seen = toy.as_step(state.method, given, batch, views, context)
+      modules = variables_of(state.method.modules)
+      memory = state.method.memory
+      seen = toy.as_step(modules, memory, given, batch, views, context)
       return made.method.loss(seen).member
 
     return jnp.abs(jax.jacrev(member)(outputs.logits)).sum((2, 3))
@@ -211,6 +213,7 @@ def test_relabelling_equal_members_permutes_the_result(name):
       params=permute(members.params),
       stats=permute(members.stats),
       opt=permute(members.opt),
+      held=permute(members.held),
     )
   relabelled = start.replace(
     cohort=cohort, method=jax.tree.map(permute_own, start.method)

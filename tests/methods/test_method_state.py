@@ -6,6 +6,7 @@ Tables, held-out weights, fusion modules and snapshots.
 import pytest
 
 import jaxdistill
+from jaxdistill.core.method import SHARED
 from jaxdistill.errors import Preempted
 from jaxdistill.run import checkpoint
 from tests.helpers import runs
@@ -15,19 +16,19 @@ CASES = [
   pytest.param(
     "progressive_self_kd",
     ["batch_size=256", "steps=12", "method.dtype=float16", "method.top_k=4"],
-    ("past", "stats"),
+    (("memory", "past"), ("modules", "convnet")),
   ),
   pytest.param(
     "kdcl.general",
     ["batch_size=256", "steps=12", "holdout=100"],
-    ("weights",),
+    (("memory", "weights"),),
   ),
   pytest.param(
     "ps_kd",
     ["batch_size=256", "steps=12", "method.source=previous_weights"],
-    ("past",),
+    (("memory", "past"),),
   ),
-  pytest.param("ffsd", ["cohort.convnet.members=3"], ("fusion",)),
+  pytest.param("ffsd", ["cohort.convnet.members=3"], (("modules", SHARED),)),
   pytest.param(
     "interval",
     [
@@ -37,7 +38,7 @@ CASES = [
       "method.independent_epochs=1",
       "method.distillation_epochs=2",
     ],
-    ("accuracy", "cohort"),
+    (("memory", "accuracy"), ("memory", "cohort")),
   ),
 ]
 
@@ -63,5 +64,5 @@ def test_stopped_and_resumed_is_the_same_run(tmp_path, name, overrides, kept):
   train(tmp_path / "broken")
   runs.assert_same_run(tmp_path / "whole", tmp_path / "broken")
   state, _ = checkpoint.load(sorted((tmp_path / "whole" / "checkpoints").iterdir())[-1])
-  for part in kept:
-    assert part in state["method"]["memory"]
+  for kind, name in kept:
+    assert name in state["method"][kind]

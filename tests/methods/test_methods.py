@@ -106,7 +106,7 @@ def test_one_step_equals_a_step_of_the_released_code(golden, rule, case):
     0,
     specs,
     which,
-    tx,
+    lambda owner: tx,
     image_shape=(2, 2, 3),
     num_classes=5,
     num_examples=8,
@@ -124,7 +124,7 @@ def test_one_step_equals_a_step_of_the_released_code(golden, rule, case):
     specs,
     which,
     lambda key, step, batch: (views, images),
-    method_tx=tx,
+    optimizers=lambda owner: tx,
     clock=clock,
   )
   batch = Batch(

@@ -23,8 +23,8 @@ def run(tx, grads, params):
   """Parameters after each of the gradients."""
   state = tx.init(params)
   path = []
-  for grad in grads:
-    updates, state = tx.update(grad, state, params)
+  for step, grad in enumerate(grads):
+    updates, state = tx.update(grad, state, params, step=jnp.int32(step))
     params = optax.apply_updates(params, updates)
     path.append(params)
   return np.array(path)
@@ -82,7 +82,11 @@ def test_clipping_is_per_member_under_vmap():
   tx = optimizer(clip_norm=1.0, momentum=0.0, weight_decay=0.0, learning_rate=1.0)
   params = jnp.zeros((2, 3))
   grads = jnp.array([[30.0, 40.0, 0.0], [0.3, 0.0, 0.4]])
-  updates, _ = jax.vmap(tx.update)(grads, jax.vmap(tx.init)(params), params)
+
+  def update(grads, params):
+    return tx.update(grads, tx.init(params), params, step=0)
+
+  updates, _ = jax.vmap(update)(grads, params)
   expected = [[-0.6, -0.8, 0.0], [-0.3, 0.0, -0.4]]
   np.testing.assert_allclose(updates, expected, rtol=1e-6)
 
@@ -106,7 +110,7 @@ PARAMS = {
 def test_what_is_named_does_not_decay(name, no_decay, decaying):
   tx = optimizer(name=name, weight_decay=0.1, no_decay=no_decay)
   zeros = jax.tree.map(jnp.zeros_like, PARAMS)
-  updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
+  updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS, step=0)
   moved = [bool(update.any()) for update in jax.tree.leaves(updates)]
   leaves = ["head", "bn1", "conv1", "pos_embed"]
   assert moved == [leaf in decaying for leaf in leaves]

@@ -30,12 +30,13 @@ def parabola(x):
 def descend(tx, start):
   """Runs the optimiser for the whole run; returns where it ends."""
 
-  def step(carry, _):
+  def take(carry, step):
     x, state = carry
-    updates, state = tx.update(jax.grad(parabola)(x), state, x)
+    updates, state = tx.update(jax.grad(parabola)(x), state, x, step=step)
     return (optax.apply_updates(x, updates), state), None
 
-  (x, _), _ = jax.lax.scan(step, (start, tx.init(start)), None, CLOCK.total_steps)
+  steps = jnp.arange(CLOCK.total_steps)
+  (x, _), _ = jax.lax.scan(take, (start, tx.init(start)), steps)
   return x
 
 
@@ -64,7 +65,7 @@ def test_the_type_of_the_parameters_stays(name, dtype):
   tx = optimizer(name, weight_decay=0.01)
   params = {"kernel": jnp.ones((2, 3), dtype), "bias": jnp.ones(3, dtype)}
   state = tx.init(params)
-  updates, after = tx.update(params, state, params)
+  updates, after = tx.update(params, state, params, step=0)
   moved = optax.apply_updates(params, updates)
   assert jax.tree.map(lambda x: x.dtype, moved) == jax.tree.map(
     lambda x: x.dtype, params
@@ -78,7 +79,7 @@ def test_weights_decay_without_a_gradient(name):
   tx = optimizer(name, learning_rate=0.1, weight_decay=0.1)
   params = jnp.array([2.0, -2.0])
   state = tx.init(params)
-  updates, _ = tx.update(jnp.zeros(2), state, params)
+  updates, _ = tx.update(jnp.zeros(2), state, params, step=0)
   assert (jnp.sign(updates) == -jnp.sign(params)).all()
 
 
