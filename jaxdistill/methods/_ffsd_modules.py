@@ -165,12 +165,7 @@ def init_parts(key: jax.Array, parts: Parts) -> Variables:
     params = {}
     stats = {}
     for name, part in own_parts.items():
-      old = {
-        "fusion": "['fusion']",
-        "transfer": "['transfer']",
-        "ladder": f"['self']['{owner}']",
-      }[name]
-      part_key = rng.stream(key, old)
+      part_key = rng.stream(key, f"{owner}.{name}")
       made = part.module.init(part_key, part.x, train=False)
       params[name] = made["params"]
       stats[name] = made["batch_stats"]

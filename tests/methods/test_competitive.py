@@ -269,3 +269,25 @@ def test_tokens_of_two_numbers_are_pooled(rng):
   pooled = a[0].reshape(3, 2, 2, 2).mean(2)
   expected = ((pooled - b[0]) ** 2).mean()
   np.testing.assert_allclose(objective.metrics["feature"], [expected, 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [1e20, 3e38, jnp.inf])
+def test_a_feature_that_overflows_harms_no_other_member(case, bad):
+  """Its logits are finite, so that it takes part; the others do not see its feature."""
+  logits, labels, features = case
+  which = method("competitive", teachers="all_better")
+
+  def run(pooled):
+    objective = evaluate(which, logits, labels, features={"pooled": pooled})
+    return objective.member.sum(), objective
+
+  pooled = features["pooled"].at[1, 0, 0].set(bad)
+  gradient = jax.grad(run, has_aux=True)
+  found, objective = gradient(pooled)
+  assert jnp.isfinite(objective.member).all()
+  assert jnp.isfinite(found).all()
+  assert not found[1].any()
+  expected, plain = gradient(features["pooled"])
+  # The others learn from each other as before, and only from each other.
+  np.testing.assert_array_equal(objective.metrics["kl"], plain.metrics["kl"])
+  assert expected[1].any() or plain.metrics["wins"][1]

@@ -425,6 +425,55 @@ def test_printed_distances_of_equal_maps_have_a_finite_gradient(rng, distance):
     assert np.isfinite(jax.grad(distance)(values, values)).all()
 
 
+@pytest.mark.slow
+def test_paper_compares_the_leaders_maps_themselves(rng):
+  """Equations 5 and 13, by hand."""
+  outputs = random_outputs(rng)
+  stages = outputs.groups["net"].features
+  shallow, deep = stages["stage1"][2], stages["stage2"][2]
+  joined = jnp.concatenate(list(stages["stage2"][:2]), axis=-1)
+
+  def distance(a, b):
+    flat = [np.reshape(x, (6, -1)) for x in (a, b)]
+    own, other = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in flat]
+    return np.linalg.norm(own - other, axis=1).mean()
+
+  which = method("ffsd", variant="paper", fusion_weight=1, self_weight=1, ramp_epochs=0)
+  modules = start(which, outputs)
+  params, stats = modules[SHARED]
+  (fused, _), _ = train_module(Fusion(4, 5), params["fusion"], stats["fusion"], joined)
+  params, stats = modules["net.2"]
+  restored, _ = train_module(Separable(8), params["transfer"], stats["transfer"], deep)
+  (made,) = run_module(Ladder((2,)), params["ladder"], stats["ladder"], fused)
+  last_stage = distance(deep, fused) + distance(restored, joined)
+
+  objective = which.loss(step_of(outputs, modules))
+  added = objective.member - step_of(outputs).label_loss - objective.metrics["kl"]
+  np.testing.assert_allclose(objective.metrics["attention"][2], last_stage, rtol=1e-4)
+  np.testing.assert_allclose(added[2], last_stage + distance(shallow, made), rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", [1e20, jnp.inf])
+def test_a_map_that_overflows_harms_no_other_member(rng, bad):
+  which = method("ffsd", diversity_weight=1.0, ramp_epochs=0)
+  outputs = random_outputs(rng, members=4)
+  modules = start(which, outputs)
+  maps = outputs.groups["net"].features["stage2"].at[1, 0, 0, 0, 0].set(bad)
+
+  def losses_of(params, maps):
+    features = {**outputs.groups["net"].features, "stage2": maps}
+    changed = outputs.replace(groups={"net": ModelOutput(outputs.logits, features)})
+    given = {owner: (params[owner], modules[owner][1]) for owner in modules}
+    objective = which.loss(step_of(changed, given))
+    return objective.member.sum() + objective.shared, objective
+
+  params = {owner: params for owner, (params, _) in modules.items()}
+  grads, objective = jax.grad(losses_of, argnums=(0, 1), has_aux=True)(params, maps)
+  assert np.isfinite([*objective.member, objective.shared]).all()
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
 def test_a_diverged_student_does_not_teach(rng):
   which = method("ffsd", diversity_weight=1.0)
   outputs = random_outputs(rng, members=4, diverged=(1,))
