@@ -21,7 +21,18 @@ from tests.helpers import runs
 pytestmark = pytest.mark.xdist_group("train")
 
 MEMBERS = ("convnet.0", "convnet.1")
-TRAINING = ("ce", "kl", "feature", "loss", "top1", "wins", "perturbed", "skipped")
+TRAINING = (
+  "ce",
+  "kl",
+  "feature",
+  "loss",
+  "top1",
+  "wins",
+  "perturbed",
+  "skipped",
+  "gradient_norm",
+  "learning_rate",
+)
 
 
 @pytest.fixture(scope="module")
