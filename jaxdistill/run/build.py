@@ -29,7 +29,7 @@ from jaxdistill.inputs.views import make_views
 from jaxdistill.optim import make_optimizer, parameter_names
 from jaxdistill.run import pretrained
 from jaxdistill.run.config import ConfigDict, check_config, network_keys
-from jaxdistill.run.sections import group_optimizer, operation
+from jaxdistill.run.sections import group_optimizer, operation, peak_rate
 
 # Steps that one call runs where the config does not say. On a CPU a loop around the
 # step costs far more than the dispatch it saves; on accelerators the dispatch is what a
@@ -159,7 +159,7 @@ def build(config: ConfigDict) -> Experiment:
     mesh=mesh,
     clock=clock,
     periods=_make_periods(config, clock),
-    notes=notes,
+    notes=(*_describe_rates(config), *notes),
     init=_compile_once(init, state, initial),
     state=state,
     train_step=train_step,
@@ -266,11 +266,36 @@ def _make_recipe(config: ConfigDict, clock: Clock) -> Recipe:
     ConfigError: for keys out of range.
   """
 
-  def recipe(**keys):
-    return make_optimizer(group_optimizer(config.optimizer, keys), clock)
+  def recipe(**differing):
+    return make_optimizer(_optimizer_keys(config, differing), clock)
 
   recipe()
   return recipe
+
+
+def _optimizer_keys(config: ConfigDict, differing: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the keys of an optimiser, with its learning rate for the batch size.
+
+  Args:
+    config: the run's.
+    differing: keys that are not those of the run's optimiser.
+  """
+  keys = group_optimizer(config.optimizer, differing)
+  return {**keys, "learning_rate": peak_rate(keys, config.batch_size)}
+
+
+def _describe_rates(config: ConfigDict) -> list[str]:
+  """Returns a line for every group whose learning rate follows from the batch size."""
+  lines = []
+  for name, group in config.cohort.items():
+    keys = group_optimizer(config.optimizer, group.optimizer)
+    if keys["learning_rate_per"]:
+      lines.append(
+        f"{name} has the learning rate {peak_rate(keys, config.batch_size):g}, which "
+        f"is {keys['learning_rate']:g} * {config.batch_size} / "
+        f"{keys['learning_rate_per']} (batch_size / optimizer.learning_rate_per)"
+      )
+  return lines
 
 
 def _make_specs(
@@ -282,7 +307,7 @@ def _make_specs(
     mapping = MAPPING.get(jax.default_backend(), "vmap")
   specs = []
   for name, group in config.cohort.items():
-    keys = group_optimizer(config.optimizer, group.optimizer)
+    keys = _optimizer_keys(config, group.optimizer)
     with naming(f"cohort.{name}", separator="."):
       tx = make_optimizer(keys, clock)
     with naming(f"cohort.{name}"):

@@ -67,6 +67,18 @@ PERTURB_KEYS = (
 
 AUGMENT_KEYS = function_keys(augment.pad_crop_flip, "fill")
 
+OPTIMIZER_KEYS = (
+  Key(
+    "learning_rate_per",
+    0,
+    "images of a batch that `learning_rate` is meant for: the peak is learning_rate * "
+    "batch_size / learning_rate_per, also where a group or a method has a learning "
+    "rate of its own; 0: it is as given",
+    at_least(0),
+  ),
+)
+"""The keys of every `optimizer`, beside those of `Chain` and of what it names."""
+
 
 def component_keys(kind: str, name: str) -> dict[str, Key]:
   """Returns the keywords of a component.
@@ -158,6 +170,7 @@ def optimizer_keys(
   keys = {}
   for field, default in Chain._field_defaults.items():
     keys[field] = Key(field, default, annotation=Chain.__annotations__[field])
+  keys |= {key.name: key for key in OPTIMIZER_KEYS}
   for part, kind, chosen in (
     ("name", "optimizers", name),
     ("schedule", "schedules", schedule),
@@ -208,7 +221,8 @@ def switch_optimizer(
     schedule: its name after.
   """
   keys = optimizer_keys(name, schedule)
-  kept = {key: section[key] for key in Chain._fields if key in section}
+  common = [*Chain._fields, *(key.name for key in OPTIMIZER_KEYS)]
+  kept = {key: section[key] for key in common if key in section}
   kept |= {"name": name, "schedule": schedule}
   for kind, old, new in (
     ("optimizers", section["name"], name),
@@ -238,6 +252,19 @@ def group_optimizer(
     schedule=differing.get("schedule", section["schedule"]),
   )
   return {**switched, **differing}
+
+
+def peak_rate(keys: Mapping[str, Any], batch_size: int) -> float:
+  """Returns the learning rate at the schedule's peak, for a batch size.
+
+  Args:
+    keys: all keys of an optimiser.
+    batch_size: of the run.
+  """
+  images = keys["learning_rate_per"]
+  if not images:
+    return keys["learning_rate"]
+  return keys["learning_rate"] * batch_size / images
 
 
 # The perturbation.

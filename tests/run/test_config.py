@@ -77,12 +77,17 @@ def test_the_papers_recipe():
     "no_decay": (),
     "clip_norm": 0.0,
     "accumulate": 1,
+    "learning_rate_per": 0,
     "warmup": "0 steps",
     "schedule": "step",
     "milestones": ("30%", "60%", "90%"),
     "decay": 0.1,
   }
-  assert config.perturb.every == 10 and len(config.perturb.ops) == 9
+  assert config.perturb.every == 1 and len(config.perturb.ops) == 9
+  released = load_config(
+    str(runs.ROOT / "configs" / "cifar100_competitive_released.py")
+  )
+  assert released.perturb.every == 10
 
 
 # Arguments of config files.
