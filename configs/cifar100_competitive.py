@@ -38,8 +38,9 @@ features, of size 64 and 1280.
 
 from jaxdistill.run import recipes
 
-ROWS = recipes.COMPETITIVE_ROWS
+METHODS = ("competitive", "dml", "independent")
+ROWS = recipes.compared_rows(METHODS)
 
 
 def get_config(row="resnet32"):
-  return recipes.competitive_pairs("cifar100", row)
+  return recipes.compared("cifar100", row, METHODS)

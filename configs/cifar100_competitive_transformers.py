@@ -48,7 +48,7 @@ def get_config(networks="vit_ceit"):
   config = recipes.cifar("cifar100", "competitive")
   recipes.transformer(config, no_decay=NO_DECAY[networks])
   config.epochs = 100.0
-  config.perturb = recipes.paper_perturbation()
+  config.perturb = recipes.perturbed_as_in_the_text()
   if networks == "vim":
     config.cohort.vim = group("vim.vim_s", members=2, resize=224, drop_path=0.1)
   else:

@@ -23,8 +23,9 @@ member is perturbed in every step, as the paper's text says.
 
 from jaxdistill.run import recipes
 
-ROWS = recipes.COMPETITIVE_ROWS
+METHODS = ("competitive", "dml", "independent")
+ROWS = recipes.compared_rows(METHODS)
 
 
 def get_config(row="resnet32"):
-  return recipes.competitive_pairs("cifar10", row)
+  return recipes.compared("cifar10", row, METHODS)

@@ -39,8 +39,8 @@ the batch and the weight decay are not stated: 320 (eight cycles), 128 and 5e-4 
 
 from jaxdistill.run import recipes
 
-ROWS = tuple(recipes.INTERVAL_PAIRS)
+ROWS = tuple(recipes.CIFAR_PAIRS)
 
 
 def get_config(pair="resnet110"):
-  return recipes.interval_pairs("cifar10", pair)
+  return recipes.network_pair("cifar10", "interval", pair)

@@ -42,7 +42,7 @@ def get_config(networks="vit_ceit"):
   recipes.require_row(networks, ROWS)
   config = recipes.imagenet("competitive")
   recipes.transformer(config, no_decay=NO_DECAY[networks])
-  config.perturb = recipes.paper_perturbation()
+  config.perturb = recipes.perturbed_as_in_the_text()
   if networks == "vim":
     config.cohort.vim = group("vim.vim_s", members=2, drop_path=0.1)
   else:

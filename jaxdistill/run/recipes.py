@@ -1,6 +1,7 @@
 """Recipes that several config files share."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from jaxdistill.errors import require_choice
 from jaxdistill.run.config import ConfigDict, default, group, optimizer, perturbation
@@ -8,21 +9,22 @@ from jaxdistill.run.config import ConfigDict, default, group, optimizer, perturb
 # A mirrored digit is another digit, or none; and these have no colour.
 DIGITS_POOL = ("mixup", "cutmix", "noise", "elastic", "affine", "resized_crop")
 
-COMPETITIVE_COHORTS = ("resnet32", "3_resnet32", "resnet56_mobilenet")
-COMPETITIVE_METHODS = ("competitive", "dml", "independent")
-COMPETITIVE_ROWS = tuple(
-  f"{cohort},{method}"
-  for cohort in COMPETITIVE_COHORTS
-  for method in COMPETITIVE_METHODS
-)
-"""Cohorts and methods of `competitive_pairs`."""
+CIFAR_COHORTS = {
+  "resnet32": {"resnet32": {"model": "resnet_cifar.resnet32", "members": 2}},
+  "3_resnet32": {"resnet32": {"model": "resnet_cifar.resnet32", "members": 3}},
+  "resnet56_mobilenet": {
+    "mobilenet": {"model": "mobilenet.v2", "stem": "cifar"},
+    "resnet56": {"model": "resnet_cifar.resnet56"},
+  },
+}
+"""Cohorts of `compared`: name -> group -> its keys."""
 
 _ALEXNET = {"model": "alexnet", "stem": "cifar"}
 _DENSENET = {"model": "densenet.densenet_bc100"}
 _RESNET = {"model": "resnet_cifar.resnet110"}
 _VGG = {"model": "vgg.vgg19", "stem": "cifar"}
 
-INTERVAL_PAIRS = {
+CIFAR_PAIRS = {
   "resnet110": {"resnet110": {"members": 2, **_RESNET}},
   "vgg19": {"vgg19": {"members": 2, **_VGG}},
   "densenet100": {"densenet100": {"members": 2, **_DENSENET}},
@@ -30,7 +32,7 @@ INTERVAL_PAIRS = {
   "vgg19_resnet110": {"first": _VGG, "second": _RESNET},
   "densenet100_resnet110": {"first": _DENSENET, "second": _RESNET},
 }
-"""Pairs of `interval_pairs`: name -> group -> its keys."""
+"""Pairs of `network_pair`: name -> group -> its keys."""
 
 
 def require_row(argument: str, rows: Collection[str]) -> None:
@@ -73,35 +75,32 @@ def cifar(dataset: str, method: str, **method_kwargs) -> ConfigDict:
   return config
 
 
-def competitive_pairs(dataset: str, row: str) -> ConfigDict:
-  """Returns a row of Table 2 of Competitive Distillation: convolutions on CIFAR.
+def compared_rows(methods: Sequence[str]) -> tuple[str, ...]:
+  """Returns the rows of `compared`: every cohort under every method."""
+  return tuple(f"{cohort},{method}" for cohort in CIFAR_COHORTS for method in methods)
+
+
+def compared(dataset: str, row: str, methods: Sequence[str]) -> ConfigDict:
+  """Returns a row of a table that compares methods: convolutional networks on CIFAR.
 
   Args:
     dataset: "cifar10" or "cifar100".
-    row: of `COMPETITIVE_ROWS`; without a method it is "competitive".
+    row: "COHORT,METHOD" or, for the first method, "COHORT".
+    methods: registry names; only the first one perturbs.
 
   Raises:
     ConfigError: for another cohort or method.
   """
   cohort, _, method = row.partition(",")
-  method = method or "competitive"
-  require_choice(
-    cohort=(cohort, COMPETITIVE_COHORTS), method=(method, COMPETITIVE_METHODS)
-  )
-
+  method = method or methods[0]
+  require_choice(cohort=(cohort, tuple(CIFAR_COHORTS)), method=(method, tuple(methods)))
   config = cifar(dataset, method)
-  if method == "competitive":
-    config.perturb = paper_perturbation()
-  if cohort == "resnet56_mobilenet":
-    config.cohort.mobilenet = group("mobilenet.v2", members=1, stem="cifar")
-    config.cohort.resnet56 = group("resnet_cifar.resnet56", members=1)
-  else:
-    members = 3 if cohort == "3_resnet32" else 2
-    config.cohort.resnet32 = group("resnet_cifar.resnet32", members=members)
-  return config
+  if method == methods[0]:
+    config.perturb = perturbed_as_in_the_text()
+  return _with_groups(config, CIFAR_COHORTS[cohort])
 
 
-def paper_perturbation() -> ConfigDict:
+def perturbed_as_in_the_text() -> ConfigDict:
   """Returns the perturbation of the text of Competitive Distillation: in every step.
 
   Its released code perturbs in every tenth, which is the default of `perturb.every`.
@@ -109,20 +108,28 @@ def paper_perturbation() -> ConfigDict:
   return perturbation(every=1)
 
 
-def interval_pairs(dataset: str, pair: str) -> ConfigDict:
-  """Returns a pair of networks of interval distillation, with its recipe.
+def network_pair(dataset: str, method: str, pair: str) -> ConfigDict:
+  """Returns the recipe of interval distillation, with one of its pairs of networks.
 
   Args:
     dataset: "cifar10" or "cifar100".
-    pair: of `INTERVAL_PAIRS`.
+    method: registry name.
+    pair: of `CIFAR_PAIRS`.
 
   Raises:
     ConfigError: for another pair.
   """
-  require_row(pair, INTERVAL_PAIRS)
-  config = cifar(dataset, "interval")
+  require_row(pair, CIFAR_PAIRS)
+  config = cifar(dataset, method)
   step_decay(config, epochs=320.0, weight_decay=5e-4)
-  for name, keys in INTERVAL_PAIRS[pair].items():
+  return _with_groups(config, CIFAR_PAIRS[pair])
+
+
+def _with_groups(
+  config: ConfigDict, groups: Mapping[str, Mapping[str, Any]]
+) -> ConfigDict:
+  """Adds groups to a recipe, which is returned."""
+  for name, keys in groups.items():
     config.cohort[name] = group(**keys)
   return config
 

@@ -17,11 +17,14 @@ from jaxdistill.inputs.perturb import pool
 from jaxdistill.optim import Chain
 from jaxdistill.run.keys import (
   REQUIRED,
+  Allowed,
   Key,
   at_least,
+  between,
   choice,
   filled,
   function_keys,
+  of_channels,
   parameter_keys,
   with_type,
 )
@@ -50,6 +53,19 @@ GROUP_KEYS = (
     "",
     "files of published weights to start from: one for all members, or one for each, "
     "separated by commas; empty starts from random weights",
+  ),
+  Key(
+    "mean",
+    (),
+    "of the three channels, by which its images are normalised; empty: that of the "
+    "run that its weights are from, else that of the data set",
+    of_channels(between(0, 1, "[0, 1]")),
+  ),
+  Key(
+    "std",
+    (),
+    "standard deviation of the three channels; given together with `mean`",
+    of_channels(Allowed(lambda value: 0 < value <= 1, "in (0, 1]")),
   ),
 )
 """The keys of every group, beside the keywords of its network and `optimizer`."""
@@ -112,6 +128,8 @@ def group(
   model: str,
   members: int = 1,
   init: str = "",
+  mean: Sequence[float] = (),
+  std: Sequence[float] = (),
   optimizer: Mapping[str, Any] | None = None,
   **overrides: Any,
 ) -> ConfigDict:
@@ -122,6 +140,9 @@ def group(
     members: how many.
     init: published weights to start from, see `pretrained.load`: one path for all
       members, or one for each, separated by commas; "" starts from random ones.
+    mean: of the three channels, by which its images are normalised; empty: that of the
+      run that its weights are from, else that of the data set.
+    std: standard deviation of the three channels; given together with `mean`.
     optimizer: keys of the section `optimizer` that differ for this group.
     **overrides: keywords of the factory that differ from their defaults.
 
@@ -134,6 +155,8 @@ def group(
       "model": model,
       "members": members,
       "init": init,
+      "mean": tuple(mean),
+      "std": tuple(std),
       "optimizer": dict(optimizer or {}),
       **_complete(model, keys, overrides),
     }
@@ -146,7 +169,7 @@ def network_keys(section: ConfigDict) -> dict[str, Any]:
   Its registry name as "model", and the keywords of its factory.
   """
   keys = section.to_dict()
-  for other in ("members", "init", "optimizer"):
+  for other in ("members", "init", "mean", "std", "optimizer"):
     keys.pop(other, None)
   return keys
 
@@ -349,6 +372,8 @@ def switch_network(section: ConfigDict, model: str) -> dict[str, Any]:
     "model": model,
     "members": section.members,
     "init": "",
+    "mean": (),
+    "std": (),
     "optimizer": section.optimizer,
     **filled(keys, _fitting(keys, section)),
   }

@@ -65,6 +65,8 @@ def test_the_papers_recipe():
     "model": "resnet_cifar.resnet32",
     "members": 2,
     "init": "",
+    "mean": (),
+    "std": (),
     "optimizer": {},
     "width": 16,
   }
