@@ -86,10 +86,22 @@ def test_the_papers_recipe():
     "decay": 0.1,
   }
   assert config.perturb.every == 1 and len(config.perturb.ops) == 9
-  released = load_config(
-    str(runs.ROOT / "configs" / "cifar100_competitive_released.py")
-  )
-  assert released.perturb.every == 10
+
+
+@pytest.mark.parametrize(
+  "name, every",
+  [
+    ("cifar10_competitive", 1),
+    ("cifar100_competitive_transformers", 1),
+    ("imagenet_competitive_transformers", 1),
+    ("cifar100_competitive_released", 10),
+  ],
+)
+def test_the_papers_text_perturbs_in_every_step_and_its_code_in_every_tenth(
+  name, every
+):
+  config = load_config(str(runs.ROOT / "configs" / f"{name}.py"))
+  assert config.perturb.every == every
 
 
 # Arguments of config files.
