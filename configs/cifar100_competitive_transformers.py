@@ -20,16 +20,21 @@ Not yet run in full.
 These networks are so accurate on CIFAR-100 only if they start from weights trained on
 ImageNet, which the paper does not say: `--config.cohort.vit.init=FILE.safetensors`
 (timm's vit_base_patch16_224), `--config.cohort.ceit.init=...`, and
-`--config.cohort.vim.init=FILE.safetensors` with the names of the released code. The
-paper's other pair is two CeiT-B: `--config.cohort.vit.model=ceit.ceit_b`.
+`--config.cohort.vim.init=FILE.safetensors` with the names of the released code. Such
+weights want the mean and deviation that they were trained with, for timm's ViT
+`--config.cohort.vit.mean=0.5,0.5,0.5 --config.cohort.vit.std=0.5,0.5,0.5`. The paper's
+other pair is two CeiT-B: `--config.cohort.vit.model=ceit.ceit_b`.
 
-Recipe: the paper states SGD with learning rate 0.1 for all networks; its released code
-has AdamW, and so has this: the recipe of DeiT with 100 epochs, stochastic depth 0.1 and
-batch 128.
+Recipe: the paper states SGD with Nesterov momentum 0.9 and learning rate 0.1 for all
+networks; its released code has AdamW, and so has this: DeiT's optimiser, schedule,
+smoothed labels and stochastic depth 0.1, with 100 epochs and batch 128. Of DeiT's table
+9 it has not: RandAugment, mixup, cutmix and random erasing for all members, repeated
+augmentation, 300 epochs, batch 1024. Perturbations, for one member in every step as the
+paper's text says, do not stand in for them.
 """
 
 from jaxdistill.run import recipes
-from jaxdistill.run.config import group, perturbation
+from jaxdistill.run.config import group
 
 ROWS = ("vit_ceit", "vim")
 NO_DECAY = {
@@ -43,7 +48,7 @@ def get_config(networks="vit_ceit"):
   config = recipes.cifar("cifar100", "competitive")
   recipes.transformer(config, no_decay=NO_DECAY[networks])
   config.epochs = 100.0
-  config.perturb = perturbation()
+  config.perturb = recipes.perturbed_as_in_the_text()
   if networks == "vim":
     config.cohort.vim = group("vim.vim_s", members=2, resize=224, drop_path=0.1)
   else:

@@ -38,29 +38,9 @@ the batch and the weight decay are not stated: 320 (eight cycles), 128 and 5e-4 
 """
 
 from jaxdistill.run import recipes
-from jaxdistill.run.config import group
 
-ALEXNET = {"model": "alexnet", "stem": "cifar"}
-DENSENET = {"model": "densenet.densenet_bc100"}
-RESNET = {"model": "resnet_cifar.resnet110"}
-VGG = {"model": "vgg.vgg19", "stem": "cifar"}
-
-# Group -> its keys.
-PAIRS = {
-  "resnet110": {"resnet110": {"members": 2, **RESNET}},
-  "vgg19": {"vgg19": {"members": 2, **VGG}},
-  "densenet100": {"densenet100": {"members": 2, **DENSENET}},
-  "alexnet_vgg19": {"first": ALEXNET, "second": VGG},
-  "vgg19_resnet110": {"first": VGG, "second": RESNET},
-  "densenet100_resnet110": {"first": DENSENET, "second": RESNET},
-}
-ROWS = tuple(PAIRS)
+ROWS = tuple(recipes.CIFAR_PAIRS)
 
 
 def get_config(pair="resnet110"):
-  recipes.require_row(pair, ROWS)
-  config = recipes.cifar("cifar100", "interval")
-  recipes.step_decay(config, epochs=320.0, weight_decay=5e-4)
-  for name, keys in PAIRS[pair].items():
-    config.cohort[name] = group(**keys)
-  return config
+  return recipes.network_pair("cifar100", "interval", pair)

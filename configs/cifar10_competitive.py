@@ -17,30 +17,15 @@ The paper's top-1 in per cent:
 Not yet run in full.
 
 The other cohorts are those of cifar100_competitive.py, where the recipe is described:
-`3_resnet32` and `resnet56_mobilenet`, alone or with `,dml` or `,independent`.
+`3_resnet32` and `resnet56_mobilenet`, alone or with `,dml` or `,independent`. One
+member is perturbed in every step, as the paper's text says.
 """
 
-from jaxdistill.errors import require_choice
 from jaxdistill.run import recipes
-from jaxdistill.run.config import group, perturbation
 
-COHORTS = ("resnet32", "3_resnet32", "resnet56_mobilenet")
 METHODS = ("competitive", "dml", "independent")
-ROWS = tuple(f"{cohort},{method}" for cohort in COHORTS for method in METHODS)
+ROWS = recipes.compared_rows(METHODS)
 
 
 def get_config(row="resnet32"):
-  cohort, _, method = row.partition(",")
-  method = method or "competitive"
-  require_choice(cohort=(cohort, COHORTS), method=(method, METHODS))
-
-  config = recipes.cifar("cifar10", method)
-  if method == "competitive":
-    config.perturb = perturbation()
-  if cohort == "resnet56_mobilenet":
-    config.cohort.mobilenet = group("mobilenet.v2", members=1, stem="cifar")
-    config.cohort.resnet56 = group("resnet_cifar.resnet56", members=1)
-  else:
-    members = 3 if cohort == "3_resnet32" else 2
-    config.cohort.resnet32 = group("resnet_cifar.resnet32", members=members)
-  return config
+  return recipes.compared("cifar10", row, METHODS)

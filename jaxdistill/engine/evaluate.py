@@ -12,10 +12,7 @@ from jaxdistill.core.types import Group, Outputs, TrainState
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import forward, member_names
 from jaxdistill.engine.measures import MEASURES
-from jaxdistill.inputs.augment import normalize, to_float
-
-Channels = tuple[float, ...]
-"""A statistic of each channel, in [0, 1]."""
+from jaxdistill.inputs.augment import Channels, normalize, to_float
 
 Row = dict[str, float]
 """Measure -> value."""
@@ -30,16 +27,16 @@ def make_forward(
 
   Args:
     specs: the groups, in member order.
-    mean: of the data set.
-    std: standard deviation of the data set.
+    mean: of each channel, for all members or for each.
+    std: standard deviation of each channel, likewise.
     evaluated: take the averaged weights, if there are any, instead of those in
       training.
   """
   num_members = len(member_names(specs))
 
   def run(cohort: Mapping[str, Group], image: jax.Array) -> Outputs:
-    image = normalize(to_float(image), mean, std)
-    images = jnp.broadcast_to(image[None], (num_members, *image.shape))
+    image = normalize(to_float(image)[None], mean, std)
+    images = jnp.broadcast_to(image, (num_members, *image.shape[1:]))
     variables = variables_of(cohort, evaluated=evaluated)
     # Dropout is off: the key is not used.
     return forward(specs, variables, images, jax.random.key(0), train=False)[0]
@@ -73,8 +70,8 @@ def make_eval_step(
   Args:
     specs: the groups, in member order.
     method: its predictions are measured beside the members.
-    mean: of the data set.
-    std: standard deviation of the data set.
+    mean: of each channel, for all members or for each.
+    std: standard deviation of each channel, likewise.
     mesh: device mesh.
 
   Returns:

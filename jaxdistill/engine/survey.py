@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from jaxdistill.core.method import GroupSpec, Method, Survey
 from jaxdistill.core.types import Batch, PyTree, TrainState
 from jaxdistill.engine import sharding
-from jaxdistill.engine.evaluate import Channels, make_forward, padded_batches
+from jaxdistill.engine.evaluate import make_forward, padded_batches
+from jaxdistill.inputs.augment import Channels
 
 Split = tuple[jax.Array, jax.Array]
 """(image uint8[N, H, W, 3], label i32[N]) on the devices."""
@@ -45,8 +46,8 @@ class Surveyor:
     Args:
       specs: the groups, in member order.
       method: its `surveys` are made.
-      mean: of the data set.
-      std: standard deviation of the data set.
+      mean: of each channel, for all members or for each.
+      std: standard deviation of each channel, likewise.
       mesh: device mesh.
       batch_size: examples of a batch, a multiple of the number of devices.
     """

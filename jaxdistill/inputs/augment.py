@@ -1,12 +1,32 @@
 """Classic augmentation and normalisation, on the device, for every member's images."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdistill import errors
 from jaxdistill.core.types import Augment
+
+Channels = Sequence[float] | np.ndarray | jax.Array
+"""A statistic of each channel, in [0, 1].
+
+Three numbers, or f32[M, 1, 1, 1, 3] where members differ.
+"""
+
+
+class Normalization(NamedTuple):
+  """What a network's images are normalised with.
+
+  Attributes:
+    mean: of each of the three channels, in [0, 1].
+    std: standard deviation of each, in [0, 1].
+  """
+
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
 
 
 def to_float(image: jax.Array) -> jax.Array:
@@ -23,22 +43,27 @@ def to_float(image: jax.Array) -> jax.Array:
   return image
 
 
-def normalize(
-  image: jax.Array, mean: Sequence[float], std: Sequence[float]
-) -> jax.Array:
+def normalize(image: jax.Array, mean: Channels, std: Channels) -> jax.Array:
   """Subtracts the mean of each channel and divides by its standard deviation.
 
   Args:
-    image: f32[..., 3] in [0, 1].
+    image: f32[..., 3] in [0, 1]; f32[M or 1, B, H, W, 3] where members differ.
     mean: of each of the three channels, in [0, 1].
     std: standard deviation of each, in [0, 1].
 
   Returns:
-    f32[..., 3].
+    f32[..., 3]; f32[M, B, H, W, 3] where members differ.
   """
-  shape = (1,) * (image.ndim - 1) + (3,)
-  centred = image - jnp.reshape(jnp.asarray(mean), shape)
-  return centred / jnp.reshape(jnp.asarray(std), shape)
+  centred = image - _along_channels(mean, image.ndim)
+  return centred / _along_channels(std, image.ndim)
+
+
+def _along_channels(statistic: Channels, ndim: int) -> jax.Array:
+  """Returns a statistic with as many axes as the images have."""
+  array = jnp.asarray(statistic)
+  if array.ndim > 1:
+    return array
+  return jnp.reshape(array, (1,) * (ndim - 1) + (3,))
 
 
 def pad_crop_flip(

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 
 from jaxdistill.core import rng
 from jaxdistill.core.types import Augment, Batch, MakeViews, Perturb, Views
-from jaxdistill.inputs.augment import normalize
+from jaxdistill.inputs.augment import Channels, normalize
 
 
 def make_views(
   augment: Augment,
   perturb: Perturb,
   *,
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
+  mean: Channels,
+  std: Channels,
   members: Sequence[str],
   num_classes: int,
   space: str = "pixel",
@@ -30,8 +30,8 @@ def make_views(
   Args:
     augment: (key, image) -> f32[B, H, W, 3] in [0, 1].
     perturb: see `make_perturb`.
-    mean: per-channel mean in [0, 1].
-    std: per-channel standard deviation in [0, 1].
+    mean: per-channel mean in [0, 1], of all members or of each.
+    std: per-channel standard deviation in [0, 1], of all members or of each.
     members: names of all M members.
     num_classes: C.
     space: "pixel", perturb before normalisation, or "normalized", after it, as the
@@ -66,15 +66,16 @@ def make_views(
     perturb_key = rng.stream(key, "perturb")
     if space == "normalized":
       clean = standardize(image)
-      perturbed, perturbation = perturb(perturb_key, step, clean)
+      own, perturbation = perturb(perturb_key, step, clean)
+      perturbed = own[None]
     else:
-      raw, perturbation = perturb(perturb_key, step, image)
+      own, perturbation = perturb(perturb_key, step, image)
       clean = standardize(image)
-      perturbed = standardize(raw)
+      perturbed = standardize(own[None])
 
     # Images and labels change together, and only for the member that was drawn.
     chosen = perturbation.is_perturbed(len(members))[:, None, None]
-    images = jnp.where(chosen[..., None, None], perturbed[None], clean)
+    images = jnp.where(chosen[..., None, None], perturbed, clean)
     one_hot = jax.nn.one_hot(batch.label, num_classes)
     target = jnp.where(chosen, perturbation.mix(one_hot)[None], one_hot[None])
     return Views(images, smoothed(target), perturbation, smoothing), clean

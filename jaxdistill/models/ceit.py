@@ -152,6 +152,12 @@ class CeiT(nn.Module):
   resize: int = 0
   dtype: Any = jnp.float32
 
+  @staticmethod
+  def class_position(count: int) -> int:
+    """Returns where the class token stands among the patch tokens: before them."""
+    del count
+    return 0
+
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
     """Classifies images [B, H, W, 3]."""

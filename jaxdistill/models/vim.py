@@ -333,6 +333,11 @@ class Vim(nn.Module):
   resize: int = 0
   dtype: Any = jnp.float32
 
+  @staticmethod
+  def class_position(count: int) -> int:
+    """Returns where the class token stands among the patch tokens: in the middle."""
+    return count // 2
+
   @nn.compact
   def __call__(self, image: jax.Array, train: bool) -> ModelOutput:
     """Classifies images [B, H, W, 3]."""
@@ -358,8 +363,7 @@ class Vim(nn.Module):
     grid = x.shape
     count = grid[1] * grid[2]
 
-    # The class token stands in the middle of the patch tokens.
-    middle = count // 2
+    middle = self.class_position(count)
     x = x.reshape(batch, count, self.dim).astype(jnp.float32)
     class_token = self.param("cls_token", _token_normal, (1, 1, self.dim))
     first_half = x[:, :middle]

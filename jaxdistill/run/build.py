@@ -25,13 +25,14 @@ from jaxdistill.engine.modules import Optimizers, owner_group
 from jaxdistill.engine.survey import Surveyor
 from jaxdistill.engine.train_step import init_state, make_train_step
 from jaxdistill.errors import ConfigError, naming, require
-from jaxdistill.inputs.augment import pad_crop_flip
+from jaxdistill.inputs.augment import Channels, Normalization, pad_crop_flip
 from jaxdistill.inputs.perturb.pool import make_perturb
 from jaxdistill.inputs.views import make_views
 from jaxdistill.optim import make_optimizer, make_schedule, parameter_names
-from jaxdistill.run import pretrained
+from jaxdistill.run import normalization, pretrained
 from jaxdistill.run.config import ConfigDict, check_config, network_keys
-from jaxdistill.run.sections import group_optimizer, operation
+from jaxdistill.run.pretrained import InitialWeights
+from jaxdistill.run.sections import group_optimizer, operation, peak_rate
 
 # Steps that one call runs where the config does not say. On a CPU a loop around the
 # step costs far more than the dispatch it saves; on accelerators the dispatch is what a
@@ -67,6 +68,8 @@ class Experiment:
   """How they learn from each other."""
   mesh: Mesh
   """Devices."""
+  normalizations: Mapping[str, Normalization]
+  """Member -> what its images are normalised with."""
   clock: Clock
   """Length of the run and of an epoch."""
   periods: Periods
@@ -134,12 +137,17 @@ def build(config: ConfigDict) -> Experiment:
     clock=clock,
   )
   state = jax.eval_shape(init)
-  initial, notes = _read_initial_weights(config, specs, state, dataset.num_classes)
+  weights, notes = _read_initial_weights(config, specs, state, dataset.num_classes)
+  initial = {name: pretrained.stack(members) for name, members in weights.items()}
+  normalizations, further_notes = normalization.of_members(
+    config, specs, Normalization(dataset.mean, dataset.std), weights
+  )
+  channels = normalization.as_channels(normalizations)
   _check_no_decay(config, state)
   _require_stable_index(config, dataset, state)
   state = _with_shardings(mesh, state)
 
-  views = _make_views(config, dataset, member_names(specs), perturb)
+  views = _make_views(config, dataset, channels, member_names(specs), perturb)
   train_step = make_train_step(
     specs,
     method,
@@ -148,7 +156,6 @@ def build(config: ConfigDict) -> Experiment:
     clock=clock,
     update_order=config.update_order,
   )
-  channels = {"mean": dataset.mean, "std": dataset.std}
   eval_batch_size = _round_up(
     min(config.eval_batch_size, len(dataset.test.label)), mesh.size
   )
@@ -158,9 +165,10 @@ def build(config: ConfigDict) -> Experiment:
     specs=specs,
     method=method,
     mesh=mesh,
+    normalizations=normalizations,
     clock=clock,
     periods=_make_periods(config, clock),
-    notes=notes,
+    notes=(*_describe_rates(config), *notes, *further_notes),
     init=_compile_once(init, state, initial),
     state=state,
     train_step=train_step,
@@ -268,7 +276,7 @@ def _make_optimizers(
   Raises:
     ConfigError: for keys out of range.
   """
-  make_optimizer(group_optimizer(config.optimizer, {}), clock)
+  make_optimizer(_optimizer_keys(config, config.optimizer, {}), clock)
 
   def optimizer(owner: str) -> optax.GradientTransformation:
     section = config.optimizer
@@ -277,12 +285,40 @@ def _make_optimizers(
       own_keys = config.cohort[spec.name].optimizer
       section = group_optimizer(config.optimizer, own_keys)
 
-    def recipe(**keys: Any) -> optax.GradientTransformation:
-      return make_optimizer(group_optimizer(section, keys), clock)
+    def recipe(**differing: Any) -> optax.GradientTransformation:
+      return make_optimizer(_optimizer_keys(config, section, differing), clock)
 
     return method.tx(owner, recipe)
 
   return optimizer
+
+
+def _optimizer_keys(
+  config: ConfigDict, section: Mapping[str, Any], differing: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns the keys of an optimiser, with its learning rate for the batch size.
+
+  Args:
+    config: the run's.
+    section: the run's section `optimizer`, or a group's.
+    differing: keys that are not those of the section.
+  """
+  keys = group_optimizer(section, differing)
+  return {**keys, "learning_rate": peak_rate(keys, config.batch_size)}
+
+
+def _describe_rates(config: ConfigDict) -> list[str]:
+  """Returns a line for every group whose learning rate follows from the batch size."""
+  lines = []
+  for name, group in config.cohort.items():
+    keys = group_optimizer(config.optimizer, group.optimizer)
+    if keys["learning_rate_per"]:
+      lines.append(
+        f"{name} has the learning rate {peak_rate(keys, config.batch_size):g}, which "
+        f"is {keys['learning_rate']:g} * {config.batch_size} / "
+        f"{keys['learning_rate_per']} (batch_size / optimizer.learning_rate_per)"
+      )
+  return lines
 
 
 def _make_specs(
@@ -294,7 +330,7 @@ def _make_specs(
     mapping = MAPPING.get(jax.default_backend(), "vmap")
   specs = []
   for name, group in config.cohort.items():
-    keys = group_optimizer(config.optimizer, group.optimizer)
+    keys = _optimizer_keys(config, config.optimizer, group.optimizer)
     with naming(f"cohort.{name}", separator="."):
       tx = make_optimizer(keys, clock)
       schedule = make_schedule(keys, clock)
@@ -315,14 +351,18 @@ def _make_specs(
 
 
 def _make_views(
-  config: ConfigDict, dataset: Dataset, members: Sequence[str], perturb: Perturb
+  config: ConfigDict,
+  dataset: Dataset,
+  channels: Mapping[str, Channels],
+  members: Sequence[str],
+  perturb: Perturb,
 ) -> MakeViews:
   """Builds the function that prepares what each member sees."""
   return make_views(
+    # Blotted out with the mean of the images, however the members normalise them.
     pad_crop_flip(**config.augment, fill=dataset.mean),
     perturb,
-    mean=dataset.mean,
-    std=dataset.std,
+    **channels,
     members=members,
     num_classes=dataset.num_classes,
     space=config.perturb.space,
@@ -333,13 +373,13 @@ def _make_views(
 
 def _read_initial_weights(
   config: ConfigDict, specs: Sequence[GroupSpec], state: TrainState, num_classes: int
-) -> tuple[InitialVariables, tuple[str, ...]]:
+) -> tuple[dict[str, list[InitialWeights]], list[str]]:
   """Reads the weights that groups start from.
 
   Returns:
-    (weights, a line for every file).
+    (group -> weights of each of its members, a line for every file).
   """
-  initial = {}
+  found = {}
   notes = []
   for spec in specs:
     paths = [
@@ -360,13 +400,18 @@ def _read_initial_weights(
     weights = {}
     for path in dict.fromkeys(paths):
       with naming(f"cohort.{spec.name}"):
-        weights[path] = pretrained.load(path, one_member, num_classes)
+        weights[path] = pretrained.load(
+          path,
+          one_member,
+          num_classes,
+          class_position=getattr(spec.model, "class_position", None),
+        )
       notes.append(weights[path].describe(spec.name, path, num_classes))
     # One file serves every member of the group.
     if len(paths) == 1:
       paths = paths * spec.size
-    initial[spec.name] = pretrained.stack([weights[path] for path in paths])
-  return initial, tuple(notes)
+    found[spec.name] = [weights[path] for path in paths]
+  return found, notes
 
 
 def _check_no_decay(config: ConfigDict, state: TrainState) -> None:

@@ -59,6 +59,18 @@ def choice(*values: str) -> Allowed:
   return Allowed(lambda value: value in values, f"{', '.join(first)} or {last}")
 
 
+def of_channels(each: Allowed) -> Allowed:
+  """Allows nothing, or a number for each of three channels."""
+
+  def check(values: Sequence[Any]) -> bool:
+    if not values:
+      return True
+    numbers = all(type(value) in (int, float) for value in values)
+    return numbers and len(values) == 3 and all(map(each.check, values))
+
+  return Allowed(check, f"empty or three numbers {each.text}")
+
+
 def anything() -> Allowed:
   """Allows every value of the type; what uses the value may still refuse it."""
   return Allowed(lambda value: True, "")

@@ -6,17 +6,21 @@ that one rule maps every parameter: the path joined by dots, `kernel` and `scale
 PyTorch's order.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
 from pathlib import Path
+import re
 from typing import Any, NamedTuple
 
 from flax import traverse_util
+import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from jaxdistill.core.types import PyTree
-from jaxdistill.errors import DataError, require
+from jaxdistill.errors import CheckpointError, DataError, require
+from jaxdistill.inputs.augment import Normalization
 from jaxdistill.run import checkpoint
 
 _LEAVES = {
@@ -29,8 +33,31 @@ _LEAVES = {
 # in, ...).
 _AXES = {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0)}
 
+# The positions of ViT, CeiT and Vim, of the class token and of a grid of patches.
+_POSITIONS = "pos_embed"
+
+# What only one library calls its weights, the more telling ones first.
+_NAMINGS = {
+  "keras": r"(^|[./])(gamma|beta|moving_mean|moving_variance)(:0)?$|:0$",
+  "flax": r"(^|[./])(kernel|scale|embedding)$|^params[./]",
+  "transformers": (
+    r"(^|\.)(embeddings|embedder|encoder\.layer|encoder\.stages|convolution"
+    r"|normalization)\."
+  ),
+  "torchvision": (
+    r"(^|\.)(encoder\.layers|conv_proj|features|layer[1-4]|heads\.head)\."
+    r"|(^|\.)class_token$"
+  ),
+  "timm": (
+    r"(^|\.)(blocks|stages|patch_embed|conv_stem|stem)\.|(^|\.)(cls_token|pos_embed)$"
+  ),
+}
+
 VariablePath = tuple[str, ...]
 """Where a variable is in a network's tree: collection, modules, leaf."""
+
+ClassPosition = Callable[[int], int]
+"""Number of patch tokens -> where the class token stands among them."""
 
 
 class InitialWeights(NamedTuple):
@@ -40,16 +67,24 @@ class InitialWeights(NamedTuple):
     arrays: path of a variable -> float32 array.
     missing_head: names of the classifier that was left out, as it is for other classes;
       "" if none was.
+    resized: sides of the grids of positions that were interpolated, "14x14 to 2x2"; ""
+      if none were.
+    normalization: what the run normalised its images with that the weights are from;
+      None where the file does not say.
   """
 
   arrays: dict[VariablePath, np.ndarray]
   missing_head: str
+  resized: str
+  normalization: Normalization | None
 
   def describe(self, group: str, path: str, num_classes: int) -> str:
     """Returns the line that says where a group starts."""
     line = f"{group} starts from {path}"
     if self.missing_head:
       line += f" but for {self.missing_head}, which it has for {num_classes} classes"
+    if self.resized:
+      line += f"; its {_POSITIONS} was interpolated from {self.resized}"
     return line
 
 
@@ -120,14 +155,18 @@ def from_published(tensors: Mapping[str, np.ndarray], variables: PyTree) -> PyTr
   return traverse_util.unflatten_dict(filled)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-  """Reads all tensors of a safetensors file, or of a member's directory of a run.
+def _read(path: Path) -> tuple[dict[str, np.ndarray], Normalization | None]:
+  """Reads a safetensors file, or a member's directory of a run.
+
+  Returns:
+    (all tensors, what the run normalised its images with, if it was one).
 
   Raises:
     DataError, CheckpointError: if it is missing or damaged.
   """
   if path.is_dir():
-    return to_published(checkpoint.load(path)[0])
+    tree, contents = checkpoint.load(path)
+    return to_published(tree), _normalization(path, contents)
   try:
     tensors = safetensors.numpy.load_file(path)
   except FileNotFoundError as error:
@@ -137,7 +176,30 @@ def _read(path: Path) -> dict[str, np.ndarray]:
       f"{path} is not an intact safetensors file ({str(error)[:60]}): convert PyTorch "
       "files by safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
     ) from error
-  return _without_wrappers(tensors)
+  return _without_wrappers(tensors), None
+
+
+def _normalization(path: Path, contents: Mapping[str, Any]) -> Normalization | None:
+  """Returns what a member's manifest says of the channels, if it does.
+
+  Raises:
+    CheckpointError: for anything but three numbers each.
+  """
+  if "mean" not in contents and "std" not in contents:
+    return None
+  for name in ("mean", "std"):
+    if not _are_three_numbers(contents.get(name)):
+      raise CheckpointError(
+        f"{path}: {name} in its manifest is {str(contents.get(name))[:60]}, not a "
+        "number for each of three channels: take an intact member"
+      )
+  return Normalization(tuple(contents["mean"]), tuple(contents["std"]))
+
+
+def _are_three_numbers(values: Any) -> bool:
+  if not isinstance(values, list) or len(values) != 3:
+    return False
+  return all(type(value) in (int, float) for value in values)
 
 
 def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -151,7 +213,72 @@ def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return kept
 
 
-def _listed(names: Sequence[str], most: int = 12) -> str:
+def _fit_positions(
+  tensors: dict[str, np.ndarray],
+  expected: Mapping[str, tuple[int, ...]],
+  class_position: ClassPosition,
+) -> str:
+  """Interpolates the positions among the tensors, if they are of another grid.
+
+  Both grids have to be square; others stay as they are.
+
+  Returns:
+    "14x14 to 2x2", or "" if nothing was to be done.
+  """
+  positions = tensors.get(_POSITIONS)
+  wanted = expected.get(_POSITIONS)
+  if positions is None or wanted is None or positions.shape == wanted:
+    return ""
+  if positions.ndim != 3 or positions.shape[::2] != wanted[::2]:
+    return ""
+  old = math.isqrt(max(0, positions.shape[1] - 1))
+  new = math.isqrt(wanted[1] - 1)
+  if not old or (old**2, new**2) != (positions.shape[1] - 1, wanted[1] - 1):
+    return ""
+  tensors[_POSITIONS] = resize_positions(positions, new, class_position)
+  return f"{old}x{old} to {new}x{new}"
+
+
+def resize_positions(
+  positions: np.ndarray, side: int, class_position: ClassPosition
+) -> np.ndarray:
+  """Interpolates the positions of a square grid of patches, as timm does.
+
+  Bicubic, with antialiasing where the grid becomes smaller; the class token keeps its
+  own.
+
+  Args:
+    positions: [1, 1 + patches, D].
+    side: of the new grid.
+    class_position: of the network.
+
+  Returns:
+    f32[1, 1 + side * side, D].
+  """
+  positions = np.asarray(positions, np.float32)
+  _, count, dim = positions.shape
+  at = class_position(count - 1)
+  class_token = positions[:, at : at + 1]
+  old_side = math.isqrt(count - 1)
+  grid = np.delete(positions, at, axis=1).reshape(old_side, old_side, dim)
+
+  resized = jax.image.resize(grid, (side, side, dim), "cubic", antialias=True)
+  patches = np.asarray(resized).reshape(1, side * side, dim)
+  at = class_position(side * side)
+  parts = [patches[:, :at], class_token, patches[:, at:]]
+  return np.concatenate(parts, axis=1)
+
+
+def _library(names: Iterable[str]) -> str:
+  """Returns the library whose names these look like; "" if they look like none's."""
+  names = list(names)
+  for library, pattern in _NAMINGS.items():
+    if any(re.search(pattern, name) for name in names):
+      return library
+  return ""
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
   """Joins names for a line, the first `most` of them."""
   shown = ", ".join(names[:most])
   if len(names) > most:
@@ -176,23 +303,34 @@ def _require_finite(path: str, tensors: Mapping[str, np.ndarray]) -> None:
     )
 
 
-def load(path: str, variables: PyTree, num_classes: int) -> InitialWeights:
+def load(
+  path: str,
+  variables: PyTree,
+  num_classes: int,
+  class_position: ClassPosition | None = None,
+) -> InitialWeights:
   """Reads published weights for a network.
 
   A classifier for another number of classes is left out: the network keeps its own.
+  Positions of another grid of patches are interpolated.
 
   Args:
     path: safetensors file, or a member's directory of a run (`members/<member>/best`).
     variables: the network's variables, or their shapes.
     num_classes: C of the network.
+    class_position: of a network of tokens; without it, positions of another grid are
+      refused.
 
   Raises:
     DataError, CheckpointError: if the file is missing or damaged.
     ConfigError: if it does not belong to the network, with the missing and unexpected
-      names.
+      names, or the library whose names they look like.
   """
-  tensors = _read(Path(path).expanduser())
+  tensors, normalization = _read(Path(path).expanduser())
   expected = shapes(variables)
+  resized = ""
+  if class_position is not None:
+    resized = _fit_positions(tensors, expected, class_position)
   head = []
   misshapen = []
   for name, shape in expected.items():
@@ -203,18 +341,32 @@ def load(path: str, variables: PyTree, num_classes: int) -> InitialWeights:
       head.append(name)
     else:
       misshapen.append(f"{name} {list(found)} instead of {list(shape)}")
-  problems = {
-    "missing": sorted(expected.keys() - tensors.keys()),
-    "unexpected": sorted(tensors.keys() - expected.keys()),
-    "of another shape": misshapen,
-  }
-  told = "; ".join(
-    f"{what}: {_listed(names)}" for what, names in problems.items() if names
-  )
+  missing = sorted(expected.keys() - tensors.keys())
+  unexpected = sorted(tensors.keys() - expected.keys())
+  library = _library(unexpected)
+  if 2 * len(missing) > len(expected) and library:
+    told = (
+      f"its names look like those of {library}, such as {unexpected[0]}, and the "
+      f"network's are such as {missing[0]}: rename them"
+    )
+  else:
+    problems = {
+      "missing": missing,
+      "unexpected": unexpected,
+      "of another shape": misshapen,
+    }
+    told = "; ".join(
+      f"{what}: {_listed(names)}" for what, names in problems.items() if names
+    )
   require(not told, f"init {path} does not fit the network: {told}")
 
   fitting = {name: tensor for name, tensor in tensors.items() if name not in head}
   _require_finite(path, fitting)
   filled = _flatten(from_published(fitting, variables))
   arrays = {path: x for path, x in filled.items() if _published_name(path) not in head}
-  return InitialWeights(arrays=arrays, missing_head=", ".join(sorted(head)))
+  return InitialWeights(
+    arrays=arrays,
+    missing_head=", ".join(sorted(head)),
+    resized=resized,
+    normalization=normalization,
+  )

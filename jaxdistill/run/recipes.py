@@ -1,12 +1,38 @@
 """Recipes that several config files share."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from jaxdistill.errors import require_choice
-from jaxdistill.run.config import ConfigDict, default, optimizer
+from jaxdistill.run.config import ConfigDict, default, group, optimizer, perturbation
 
 # A mirrored digit is another digit, or none; and these have no colour.
 DIGITS_POOL = ("mixup", "cutmix", "noise", "elastic", "affine", "resized_crop")
+
+CIFAR_COHORTS = {
+  "resnet32": {"resnet32": {"model": "resnet_cifar.resnet32", "members": 2}},
+  "3_resnet32": {"resnet32": {"model": "resnet_cifar.resnet32", "members": 3}},
+  "resnet56_mobilenet": {
+    "mobilenet": {"model": "mobilenet.v2", "stem": "cifar"},
+    "resnet56": {"model": "resnet_cifar.resnet56"},
+  },
+}
+"""Cohorts of `compared`: name -> group -> its keys."""
+
+_ALEXNET = {"model": "alexnet", "stem": "cifar"}
+_DENSENET = {"model": "densenet.densenet_bc100"}
+_RESNET = {"model": "resnet_cifar.resnet110"}
+_VGG = {"model": "vgg.vgg19", "stem": "cifar"}
+
+CIFAR_PAIRS = {
+  "resnet110": {"resnet110": {"members": 2, **_RESNET}},
+  "vgg19": {"vgg19": {"members": 2, **_VGG}},
+  "densenet100": {"densenet100": {"members": 2, **_DENSENET}},
+  "alexnet_vgg19": {"first": _ALEXNET, "second": _VGG},
+  "vgg19_resnet110": {"first": _VGG, "second": _RESNET},
+  "densenet100_resnet110": {"first": _DENSENET, "second": _RESNET},
+}
+"""Pairs of `network_pair`: name -> group -> its keys."""
 
 
 def require_row(argument: str, rows: Collection[str]) -> None:
@@ -46,6 +72,65 @@ def cifar(dataset: str, method: str, **method_kwargs) -> ConfigDict:
     milestones=("30%", "60%", "90%"),
     decay=0.1,
   )
+  return config
+
+
+def compared_rows(methods: Sequence[str]) -> tuple[str, ...]:
+  """Returns the rows of `compared`: every cohort under every method."""
+  return tuple(f"{cohort},{method}" for cohort in CIFAR_COHORTS for method in methods)
+
+
+def compared(dataset: str, row: str, methods: Sequence[str]) -> ConfigDict:
+  """Returns a row of a table that compares methods: convolutional networks on CIFAR.
+
+  Args:
+    dataset: "cifar10" or "cifar100".
+    row: "COHORT,METHOD" or, for the first method, "COHORT".
+    methods: registry names; only the first one perturbs.
+
+  Raises:
+    ConfigError: for another cohort or method.
+  """
+  cohort, _, method = row.partition(",")
+  method = method or methods[0]
+  require_choice(cohort=(cohort, tuple(CIFAR_COHORTS)), method=(method, tuple(methods)))
+  config = cifar(dataset, method)
+  if method == methods[0]:
+    config.perturb = perturbed_as_in_the_text()
+  return _with_groups(config, CIFAR_COHORTS[cohort])
+
+
+def perturbed_as_in_the_text() -> ConfigDict:
+  """Returns the perturbation of the text of Competitive Distillation: in every step.
+
+  Its released code perturbs in every tenth, which is the default of `perturb.every`.
+  """
+  return perturbation(every=1)
+
+
+def network_pair(dataset: str, method: str, pair: str) -> ConfigDict:
+  """Returns the recipe of interval distillation, with one of its pairs of networks.
+
+  Args:
+    dataset: "cifar10" or "cifar100".
+    method: registry name.
+    pair: of `CIFAR_PAIRS`.
+
+  Raises:
+    ConfigError: for another pair.
+  """
+  require_row(pair, CIFAR_PAIRS)
+  config = cifar(dataset, method)
+  step_decay(config, epochs=320.0, weight_decay=5e-4)
+  return _with_groups(config, CIFAR_PAIRS[pair])
+
+
+def _with_groups(
+  config: ConfigDict, groups: Mapping[str, Mapping[str, Any]]
+) -> ConfigDict:
+  """Adds groups to a recipe, which is returned."""
+  for name, keys in groups.items():
+    config.cohort[name] = group(**keys)
   return config
 
 
@@ -90,12 +175,23 @@ def step_decay(
 
 
 def transformer(config: ConfigDict, *, no_decay: tuple[str, ...] = ()) -> ConfigDict:
-  """Changes a recipe to the usual one of vision transformers.
+  """Changes a recipe to DeiT's optimiser and regularisation, without its augmentation.
 
-  That of Touvron et al., ICML 2021, table 9:
-  AdamW with decay 0.05, not of biases, normalisations, tokens and positions; 5e-4 for
-  512 images, in proportion to the batch; 5 epochs of warm-up, a cosine; smoothed
-  labels; weights averaged. Clipping is ours.
+  Of table 9 of Touvron et al. (ICML 2021) it has AdamW with decay 0.05; the learning
+  rate 5e-4 for 512 images, in proportion to `batch_size` also where that is overridden;
+  5 epochs of warm-up and a cosine; labels smoothed by 0.1, for all members; no dropout.
+
+  A config file adds the 300 epochs (`imagenet`) and the stochastic depth of 0.1
+  (`drop_path` of its groups).
+
+  It has neither RandAugment (9/0.5), mixup (0.8), cutmix (1.0) nor random erasing
+  (0.25) for all members, and no repeated augmentation: images are padded, cropped and
+  flipped, and the perturbations of Competitive Distillation are for one member of a
+  step. The batch stays that of the recipe that is changed; table 9 has 1024.
+
+  Not in that table: biases, normalisations, tokens and positions do not decay, and
+  weights are averaged (by 0.9999; DeiT's code by 0.99996), as in DeiT's code. Gradients
+  are clipped at norm 1, which is ours: the table says that DeiT's are not.
 
   Args:
     config: the recipe; it is changed and returned.
@@ -106,7 +202,8 @@ def transformer(config: ConfigDict, *, no_decay: tuple[str, ...] = ()) -> Config
   config.optimizer = optimizer(
     "adamw",
     "cosine",
-    learning_rate=5e-4 * config.batch_size / 512,
+    learning_rate=5e-4,
+    learning_rate_per=512,
     weight_decay=0.05,
     warmup="5 epochs",
     clip_norm=1.0,

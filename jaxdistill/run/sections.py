@@ -17,11 +17,14 @@ from jaxdistill.inputs.perturb import pool
 from jaxdistill.optim import Chain
 from jaxdistill.run.keys import (
   REQUIRED,
+  Allowed,
   Key,
   at_least,
+  between,
   choice,
   filled,
   function_keys,
+  of_channels,
   parameter_keys,
   with_type,
 )
@@ -51,6 +54,19 @@ GROUP_KEYS = (
     "files of published weights to start from: one for all members, or one for each, "
     "separated by commas; empty starts from random weights",
   ),
+  Key(
+    "mean",
+    (),
+    "of the three channels, by which its images are normalised; empty: that of the "
+    "run that its weights are from, else that of the data set",
+    of_channels(between(0, 1, "[0, 1]")),
+  ),
+  Key(
+    "std",
+    (),
+    "standard deviation of the three channels; given together with `mean`",
+    of_channels(Allowed(lambda value: 0 < value <= 1, "in (0, 1]")),
+  ),
 )
 """The keys of every group, beside the keywords of its network and `optimizer`."""
 
@@ -66,6 +82,18 @@ PERTURB_KEYS = (
 """The keys of `perturb`, beside the keywords of the pool and of its operations."""
 
 AUGMENT_KEYS = function_keys(augment.pad_crop_flip, "fill")
+
+OPTIMIZER_KEYS = (
+  Key(
+    "learning_rate_per",
+    0,
+    "images of a batch that `learning_rate` is meant for: the peak is learning_rate * "
+    "batch_size / learning_rate_per, also where a group or a method has a learning "
+    "rate of its own; 0: it is as given",
+    at_least(0),
+  ),
+)
+"""The keys of every `optimizer`, beside those of `Chain` and of what it names."""
 
 
 def component_keys(kind: str, name: str) -> dict[str, Key]:
@@ -100,6 +128,8 @@ def group(
   model: str,
   members: int = 1,
   init: str = "",
+  mean: Sequence[float] = (),
+  std: Sequence[float] = (),
   optimizer: Mapping[str, Any] | None = None,
   **overrides: Any,
 ) -> ConfigDict:
@@ -110,6 +140,9 @@ def group(
     members: how many.
     init: published weights to start from, see `pretrained.load`: one path for all
       members, or one for each, separated by commas; "" starts from random ones.
+    mean: of the three channels, by which its images are normalised; empty: that of the
+      run that its weights are from, else that of the data set.
+    std: standard deviation of the three channels; given together with `mean`.
     optimizer: keys of the section `optimizer` that differ for this group.
     **overrides: keywords of the factory that differ from their defaults.
 
@@ -122,6 +155,8 @@ def group(
       "model": model,
       "members": members,
       "init": init,
+      "mean": tuple(mean),
+      "std": tuple(std),
       "optimizer": dict(optimizer or {}),
       **_complete(model, keys, overrides),
     }
@@ -134,7 +169,7 @@ def network_keys(section: ConfigDict) -> dict[str, Any]:
   Its registry name as "model", and the keywords of its factory.
   """
   keys = section.to_dict()
-  for other in ("members", "init", "optimizer"):
+  for other in ("members", "init", "mean", "std", "optimizer"):
     keys.pop(other, None)
   return keys
 
@@ -158,6 +193,7 @@ def optimizer_keys(
   keys = {}
   for field, default in Chain._field_defaults.items():
     keys[field] = Key(field, default, annotation=Chain.__annotations__[field])
+  keys |= {key.name: key for key in OPTIMIZER_KEYS}
   for part, kind, chosen in (
     ("name", "optimizers", name),
     ("schedule", "schedules", schedule),
@@ -208,7 +244,8 @@ def switch_optimizer(
     schedule: its name after.
   """
   keys = optimizer_keys(name, schedule)
-  kept = {key: section[key] for key in Chain._fields if key in section}
+  common = [*Chain._fields, *(key.name for key in OPTIMIZER_KEYS)]
+  kept = {key: section[key] for key in common if key in section}
   kept |= {"name": name, "schedule": schedule}
   for kind, old, new in (
     ("optimizers", section["name"], name),
@@ -238,6 +275,19 @@ def group_optimizer(
     schedule=differing.get("schedule", section["schedule"]),
   )
   return {**switched, **differing}
+
+
+def peak_rate(keys: Mapping[str, Any], batch_size: int) -> float:
+  """Returns the learning rate at the schedule's peak, for a batch size.
+
+  Args:
+    keys: all keys of an optimiser.
+    batch_size: of the run.
+  """
+  images = keys["learning_rate_per"]
+  if not images:
+    return keys["learning_rate"]
+  return keys["learning_rate"] * batch_size / images
 
 
 # The perturbation.
@@ -322,6 +372,8 @@ def switch_network(section: ConfigDict, model: str) -> dict[str, Any]:
     "model": model,
     "members": section.members,
     "init": "",
+    "mean": (),
+    "std": (),
     "optimizer": section.optimizer,
     **filled(keys, _fitting(keys, section)),
   }

@@ -377,8 +377,8 @@ def _member_files(
       "dtype": config.dtype,
       "num_classes": dataset.num_classes,
       "class_names": dataset.class_names,
-      "mean": dataset.mean,
-      "std": dataset.std,
+      "mean": experiment.normalizations[name].mean,
+      "std": experiment.normalizations[name].std,
     }
     files[name] = _MemberFile({"params": params, **stats}, manifest)
   return files

@@ -15,6 +15,7 @@ from jaxdistill.run.keys import REQUIRED, Key, type_name
 from jaxdistill.run.sections import (
   AUGMENT_KEYS,
   GROUP_KEYS,
+  OPTIMIZER_KEYS,
   PERTURB_KEYS,
   component_keys,
   optimizer_keys,
@@ -141,7 +142,8 @@ def _default(key: Key) -> str:
 def reference() -> str:
   """Returns the reference of all config keys."""
   optimizer = optimizer_keys(Chain().name, Chain().schedule)
-  chain = [optimizer[name] for name in Chain._fields]
+  common = [*Chain._fields, *(key.name for key in OPTIMIZER_KEYS)]
+  chain = [optimizer[name] for name in common]
   parts = [
     _INTRODUCTION,
     "## The run\n",

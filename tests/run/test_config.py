@@ -65,6 +65,8 @@ def test_the_papers_recipe():
     "model": "resnet_cifar.resnet32",
     "members": 2,
     "init": "",
+    "mean": (),
+    "std": (),
     "optimizer": {},
     "width": 16,
   }
@@ -77,12 +79,29 @@ def test_the_papers_recipe():
     "no_decay": (),
     "clip_norm": 0.0,
     "accumulate": 1,
+    "learning_rate_per": 0,
     "warmup": "0 steps",
     "schedule": "step",
     "milestones": ("30%", "60%", "90%"),
     "decay": 0.1,
   }
-  assert config.perturb.every == 10 and len(config.perturb.ops) == 9
+  assert config.perturb.every == 1 and len(config.perturb.ops) == 9
+
+
+@pytest.mark.parametrize(
+  "name, every",
+  [
+    ("cifar10_competitive", 1),
+    ("cifar100_competitive_transformers", 1),
+    ("imagenet_competitive_transformers", 1),
+    ("cifar100_competitive_released", 10),
+  ],
+)
+def test_the_papers_text_perturbs_in_every_step_and_its_code_in_every_tenth(
+  name, every
+):
+  config = load_config(str(runs.ROOT / "configs" / f"{name}.py"))
+  assert config.perturb.every == every
 
 
 # Arguments of config files.

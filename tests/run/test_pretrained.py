@@ -3,14 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 import safetensors.numpy
 
 import jaxdistill
+from jaxdistill import metrics
 from jaxdistill.core import registry
-from jaxdistill.errors import ConfigError, DataError
+from jaxdistill.errors import CheckpointError, ConfigError, DataError
+from jaxdistill.inputs.augment import Normalization
+from jaxdistill.models import vim, vit
 from jaxdistill.run import checkpoint, pretrained
 from jaxdistill.run.build import build
+from jaxdistill.run.config import apply_overrides
 from tests.helpers import runs
 
 
@@ -93,8 +98,9 @@ def test_a_classifier_for_other_classes_is_left_random(tmp_path):
   _, tensors = tiny_network(num_classes=7)
   path = save(tmp_path / "w.safetensors", tensors)
   experiment = build(starting_from(path))
-  (note,) = experiment.notes
-  assert "but for fc.bias, fc.weight, which it has for 10 classes" in note
+  start, statistics = experiment.notes
+  assert "but for fc.bias, fc.weight, which it has for 10 classes" in start
+  assert "convnet normalises its images with the data set's mean and std" in statistics
 
   params = experiment.init().cohort["convnet"].params
   fresh = build(cohort()).init().cohort["convnet"].params
@@ -152,10 +158,10 @@ def lose_all_but_the_classifier(tensors):
       r"of another shape: fc.weight \[10, 3\] instead of \[10, 16\]$",
     ),
     (rename_convolutions, "missing: Conv_0.weight, .*; unexpected: x$"),
-    # Of 15 names the first 12 are told.
+    # Of 15 names the first 3 are told.
     (
       lose_all_but_the_classifier,
-      r"missing: ([A-Z]\w+\.\w+, ){11}[A-Z]\w+\.\w+ and 3 more$",
+      r"missing: ([A-Z]\w+\.\w+, ){2}[A-Z]\w+\.\w+ and 12 more$",
     ),
   ],
 )
@@ -166,6 +172,168 @@ def test_files_of_other_networks_are_refused(tmp_path, change, message):
   refusal = r"cohort.convnet: init .*w.safetensors does not fit the network: "
   with pytest.raises(ConfigError, match=refusal + message):
     build(starting_from(path))
+
+
+@pytest.mark.parametrize(
+  "library, name",
+  [
+    ("keras", "conv1/kernel:0"),
+    ("keras", "bn1.moving_mean"),
+    ("flax", "params.Conv_0.kernel"),
+    ("flax", "ln/scale"),
+    ("transformers", "vit.embeddings.cls_token"),
+    ("transformers", "resnet.encoder.stages.0.layers.0.layer.0.convolution.weight"),
+    ("torchvision", "encoder.layers.encoder_layer_0.ln_1.weight"),
+    ("torchvision", "layer1.0.conv1.weight"),
+    ("timm", "blocks.0.attn.qkv.weight"),
+    ("timm", "conv_stem.weight"),
+  ],
+)
+def test_whose_names_they_look_like_is_said(tmp_path, library, name):
+  variables, _ = tiny_network()
+  path = save(tmp_path / "w.safetensors", {name: np.zeros(2, np.float32)})
+  message = f"its names look like those of {library}, such as {name}, and the network"
+  with pytest.raises(ConfigError, match=message):
+    pretrained.load(path, variables, num_classes=10)
+
+
+def grid_of(side, rng, dim=3):
+  """Returns positions [1, side * side, D] of a grid."""
+  return rng.normal(size=(1, side * side, dim)).astype(np.float32)
+
+
+def resized_by_pillow(grid, side):
+  """Returns a grid as Pillow resizes it, whose bicubic PyTorch's antialiased one is."""
+  _, count, dim = grid.shape
+  old = round(count**0.5)
+  channels = []
+  for channel in np.moveaxis(grid.reshape(old, old, dim), -1, 0):
+    image = Image.fromarray(np.ascontiguousarray(channel))
+    channels.append(image.resize((side, side), Image.Resampling.BICUBIC))
+  return np.stack(channels, axis=-1).reshape(1, side * side, dim)
+
+
+@pytest.mark.parametrize("network", [vit.ViT, vim.Vim])
+@pytest.mark.parametrize("old, new", [(7, 2), (2, 3)])
+def test_positions_of_another_grid_are_interpolated_as_timm_does(
+  tmp_path, rng, network, old, new
+):
+  grid = grid_of(old, rng)
+  class_token = rng.normal(size=(1, 1, 3)).astype(np.float32)
+
+  def joined(grid):
+    # Vim's class token stands in the middle.
+    at = grid.shape[1] // 2 if network is vim.Vim else 0
+    return np.concatenate([grid[:, :at], class_token, grid[:, at:]], axis=1)
+
+  path = save(tmp_path / "w.safetensors", {"pos_embed": joined(grid)})
+  variables = {
+    "params": {"pos_embed": jax.ShapeDtypeStruct((1, 1 + new**2, 3), jnp.float32)}
+  }
+  with pytest.raises(ConfigError, match="of another shape: pos_embed"):
+    pretrained.load(path, variables, num_classes=5)
+  weights = pretrained.load(
+    path, variables, num_classes=5, class_position=network.class_position
+  )
+  found = weights.arrays["params", "pos_embed"]
+  expected = joined(resized_by_pillow(grid, new))
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  line = weights.describe("vit", "FILE", num_classes=5)
+  assert line.endswith(f"pos_embed was interpolated from {old}x{old} to {new}x{new}")
+
+
+def test_positions_that_are_no_square_or_of_another_width_are_refused(tmp_path, rng):
+  variables = {"params": {"pos_embed": jax.ShapeDtypeStruct((1, 5, 3), jnp.float32)}}
+  for shape in ((1, 7, 3), (1, 10, 4), (1, 1, 3), (10, 3)):
+    positions = rng.normal(size=shape).astype(np.float32)
+    path = save(tmp_path / "w.safetensors", {"pos_embed": positions})
+    with pytest.raises(ConfigError, match="of another shape: pos_embed"):
+      pretrained.load(path, variables, 5, class_position=vit.ViT.class_position)
+
+
+# What images are normalised with.
+
+OWN = Normalization((0.5, 0.4, 0.3), (0.3, 0.2, 0.1))
+
+
+def save_member(directory, statistics):
+  """Writes a tiny network as a member of a run with these statistics."""
+  variables, tensors = tiny_network()
+  manifest = {"mean": statistics.mean, "std": statistics.std}
+  checkpoint.save(directory, pretrained.from_published(tensors, variables), **manifest)
+  return str(directory)
+
+
+def test_weights_bring_their_normalisation_unless_the_config_says_another(tmp_path):
+  member = save_member(tmp_path / "best", OWN)
+  _, tensors = tiny_network()
+  path = save(tmp_path / "w.safetensors", tensors)
+
+  experiment = build(starting_from(member, path))
+  dataset = experiment.dataset
+  of_data = Normalization(dataset.mean, dataset.std)
+  assert experiment.normalizations == {"convnet.0": OWN, "convnet.1": of_data}
+  _, _, first, second = experiment.notes
+  assert first.startswith(
+    "convnet.0 normalises its images with mean 0.5, 0.4, 0.3 and "
+  )
+  assert second.endswith("with others, set cohort.convnet.mean and .std")
+
+  config = starting_from(member, path)
+  given = ["cohort.convnet.mean=0.1,0.2,0.3", "cohort.convnet.std=1,1,0.5"]
+  apply_overrides(config, given)
+  experiment = build(config)
+  assert set(experiment.normalizations.values()) == {
+    Normalization((0.1, 0.2, 0.3), (1.0, 1.0, 0.5))
+  }
+  (line,) = experiment.notes[2:]
+  assert line.endswith("std 1, 1, 0.5, as its config says")
+
+
+@pytest.mark.slow
+def test_members_are_evaluated_and_exported_with_their_own_statistics(tmp_path):
+  member = save_member(tmp_path / "best", OWN)
+  _, tensors = tiny_network()
+  path = save(tmp_path / "w.safetensors", tensors)
+  config = starting_from(member, path)
+  apply_overrides(config, ["steps=2", "perturb.ops=noise", "perturb.every=1"])
+  jaxdistill.train(config, tmp_path / "run", quiet=True)
+
+  dataset = build(config).dataset
+  expected = {"convnet.0": OWN, "convnet.1": (dataset.mean, dataset.std)}
+  for name, (mean, std) in expected.items():
+    loaded = jaxdistill.load(tmp_path / "run" / "members" / name / "last")
+    assert loaded.manifest["mean"] == pytest.approx(mean)
+    assert loaded.manifest["std"] == pytest.approx(std)
+    score = metrics.negative_log_likelihood(
+      loaded(dataset.test.image), dataset.test.label
+    )
+    assert loaded.manifest["metrics"]["nll"] == pytest.approx(score.mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+  "override, message",
+  [
+    ("mean=0.5,0.5,0.5", "cohort.convnet: mean and std go together"),
+    ("mean=0.5,0.5", "cohort.convnet.mean must be empty or three numbers in"),
+    ("mean=124,116,104", r"cohort.convnet.mean must be .* in \[0, 1\], got"),
+    ("std=0.2,0,0.2", r"cohort.convnet.std must be .* in \(0, 1\], got"),
+    ("std=a,b,c", "cohort.convnet.std must be empty or three numbers"),
+  ],
+)
+def test_impossible_statistics_are_refused(override, message):
+  with pytest.raises(ConfigError, match=message):
+    build(cohort(f"cohort.convnet.{override}"))
+
+
+@pytest.mark.parametrize("std", [[0.5], [0.5, 0.5, None], "abc", None])
+def test_a_directory_without_statistics_of_three_channels_is_refused(
+  tmp_path, monkeypatch, std
+):
+  contents = {"mean": [0.5, 0.5, 0.5], "std": std}
+  monkeypatch.setattr(checkpoint, "load", lambda directory: ({}, contents))
+  with pytest.raises(CheckpointError, match="std in its manifest is .*, not a number"):
+    pretrained.load(str(tmp_path), {}, num_classes=10)
 
 
 def test_missing_damaged_and_too_many_files_are_refused(tmp_path):

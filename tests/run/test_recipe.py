@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import jaxdistill
+from jaxdistill import optim
 from jaxdistill.core import registry
 from jaxdistill.engine.evaluate import make_forward
 from jaxdistill.inputs.views import make_views
-from jaxdistill.run import checkpoint
+from jaxdistill.run import build, checkpoint, recipes
+from jaxdistill.run.config import apply_overrides, group
 from tests.helpers import on_logits, runs, toy
 
 
@@ -75,6 +77,29 @@ def test_a_run_keeps_the_averaged_weights(tmp_path):
   jax.tree.map(assert_same, group["average"]["params"], kept["params"])
   trained = group["params"]["fc"]["kernel"][1]
   assert np.abs(trained - kept["params"]["fc"]["kernel"]).max() > 1e-5
+
+
+def test_the_learning_rate_of_transformers_follows_an_overridden_batch_size(
+  monkeypatch,
+):
+  config = recipes.transformer(runs.config("independent"))
+  config.cohort.own = group("small.convnet", optimizer={"learning_rate": 1e-3})
+  apply_overrides(config, ["batch_size=256", "optimizer.no_decay="])
+  rates = []
+
+  def make_optimizer(keys, *args, **kwargs):
+    rates.append(keys["learning_rate"])
+    return optim.make_optimizer(keys, *args, **kwargs)
+
+  monkeypatch.setattr(build, "make_optimizer", make_optimizer)
+  experiment = build.build(config)
+  # Of the method's recipe and of the two groups.
+  np.testing.assert_allclose(sorted(set(rates)), [2.5e-4, 5e-4])
+  assert experiment.notes[0] == (
+    "convnet has the learning rate 0.00025, which is 0.0005 * 256 / 512 (batch_size / "
+    "optimizer.learning_rate_per)"
+  )
+  assert experiment.notes[1].startswith("own has the learning rate 0.0005, which")
 
 
 def test_labels_are_smoothed_for_training_and_plain_for_comparing():

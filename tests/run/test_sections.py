@@ -35,6 +35,7 @@ def test_the_optimizer_has_what_goes_with_all_its_own_keywords_and_its_schedules
       found = sections.optimizer(name, schedule).to_dict()
       assert found == {
         **Chain._field_defaults,
+        "learning_rate_per": 0,
         **registry.defaults("optimizers", name),
         **registry.defaults("schedules", schedule),
         "name": name,
@@ -151,6 +152,20 @@ def test_a_group_has_the_runs_optimizer_but_for_what_it_names():
   other = sections.group_optimizer(section, {"name": "sgd", "momentum": 0.8})
   assert other["momentum"] == 0.8 and other["nesterov"] is True
   assert other["schedule"] == "cosine" and "b2" not in other
+
+
+def test_the_learning_rate_follows_the_batch_size():
+  section = sections.optimizer("adamw", "cosine", learning_rate=0.5)
+  assert sections.peak_rate(section, batch_size=128) == 0.5
+  section.learning_rate_per = 512
+  assert sections.peak_rate(section, batch_size=128) == 0.125
+
+  # A group has the run's key, and may have its own.
+  own_rate = sections.group_optimizer(section, {"name": "sgd", "learning_rate": 2.0})
+  assert sections.peak_rate(own_rate, batch_size=64) == 0.25
+  as_given = {"learning_rate": 2.0, "learning_rate_per": 0}
+  as_given = sections.group_optimizer(section, as_given)
+  assert sections.peak_rate(as_given, batch_size=64) == 2.0
 
 
 def test_known_keys_are_those_that_the_components_bring():
