@@ -38,6 +38,12 @@ def _perturbations(argv: list[str]) -> int:
   return perturbations.main(argv)
 
 
+def _configs(argv: list[str]) -> int:
+  from jaxdistill.tools import configs
+
+  return configs.main(argv)
+
+
 def _keys(argv: list[str]) -> int:
   from jaxdistill.tools import keys
 
@@ -48,6 +54,7 @@ COMMANDS = {
   "train": Command(
     _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
   ),
+  "configs": Command(_configs, "list the config files that come with the package"),
   "models": Command(_models, "list the networks with parameters, work and features"),
   "keys": Command(_keys, "print all config keys with their defaults and meanings"),
   "perturbations": Command(_perturbations, "draw what the perturbations do to images"),
