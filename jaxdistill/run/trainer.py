@@ -85,7 +85,6 @@ def train(
         state = runner.dispatch(state)
         history.step += runner.steps_per_dispatch
         speed = runner.images_per_second
-        console.advance(history.step, speed, loss)
 
         # What is due after this dispatch; all of it at the end of the run.
         ended = history.step == clock.total_steps
@@ -104,6 +103,7 @@ def train(
           log.write(history.step, epoch, "train", values, images_per_second=speed)
           _report_skipped(values, experiment.members, history.step, console)
           window = Window()
+        console.advance(history.step, speed, loss)
         if evaluating:
           rows = runner.evaluate(state)
           improved = history.add_evaluation(rows)
