@@ -1,4 +1,7 @@
-"""The commands: `python -m jaxdistill COMMAND ...`; alone it lists them."""
+"""The commands: `python -m jaxdistill COMMAND ...`; alone it lists them.
+
+Where the package is installed, `jaxdistill COMMAND ...` is the same.
+"""
 
 from collections.abc import Callable
 import sys
@@ -85,5 +88,10 @@ def main(argv: list[str]) -> int:
   return run_command(refuse)
 
 
+def script() -> int:
+  """Runs `jaxdistill COMMAND ...`, which an installation has; returns the exit code."""
+  return main(sys.argv[1:])
+
+
 if __name__ == "__main__":
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(script())

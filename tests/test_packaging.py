@@ -63,6 +63,9 @@ def test_a_wheel_trains_by_the_name_of_a_config_in_any_folder(wheel, tmp_path):
       env={**runs.environment(), "PYTHONPATH": str(wheel)},
     )
 
+  (scripts,) = wheel.glob("*.dist-info/entry_points.txt")
+  assert "jaxdistill = jaxdistill.__main__:script" in scripts.read_text()
+
   listed = run("configs")
   assert listed.returncode == 0, listed.stderr
   for path in (runs.ROOT / "configs").glob("*.py"):

@@ -14,6 +14,12 @@ def test_alone_it_lists_the_commands(capsys):
     assert command.summary in said
 
 
+def test_the_installed_script_takes_the_command_line(monkeypatch, capsys):
+  monkeypatch.setattr("sys.argv", ["jaxdistill"])
+  assert commands.script() == 0
+  assert capsys.readouterr().out == f"{commands.usage()}\n"
+
+
 def test_an_unknown_command_is_refused_in_one_line(capsys):
   assert commands.main(["modles"]) == 2
   said = capsys.readouterr().err
