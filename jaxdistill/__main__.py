@@ -1,4 +1,7 @@
-"""The commands: `python -m jaxdistill COMMAND ...`; alone it lists them."""
+"""The commands: `python -m jaxdistill COMMAND ...`; alone it lists them.
+
+Where the package is installed, `jaxdistill COMMAND ...` is the same.
+"""
 
 from collections.abc import Callable
 import sys
@@ -38,6 +41,12 @@ def _perturbations(argv: list[str]) -> int:
   return perturbations.main(argv)
 
 
+def _configs(argv: list[str]) -> int:
+  from jaxdistill.tools import configs
+
+  return configs.main(argv)
+
+
 def _keys(argv: list[str]) -> int:
   from jaxdistill.tools import keys
 
@@ -48,6 +57,7 @@ COMMANDS = {
   "train": Command(
     _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
   ),
+  "configs": Command(_configs, "list the config files that come with the package"),
   "models": Command(_models, "list the networks with parameters, work and features"),
   "keys": Command(_keys, "print all config keys with their defaults and meanings"),
   "perturbations": Command(_perturbations, "draw what the perturbations do to images"),
@@ -78,5 +88,10 @@ def main(argv: list[str]) -> int:
   return run_command(refuse)
 
 
+def script() -> int:
+  """Runs `jaxdistill COMMAND ...`, which an installation has; returns the exit code."""
+  return main(sys.argv[1:])
+
+
 if __name__ == "__main__":
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(script())

@@ -2,12 +2,14 @@
 
     python -m jaxdistill.main --config=configs/digits_competitive.py --workdir=runs/try
 
-`--config.any.key=value` overrides a key of the config, such as `--config.epochs=5`. The
-same command with the same workdir resumes.
+A config that comes with the package may be named without its folder and ending, as in
+`--config=digits_competitive`. `--config.any.key=value` overrides a key of the config,
+such as `--config.epochs=5`. The same command with the same workdir resumes.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+import itertools
+import shlex
 import signal
 import sys
 import time
@@ -17,7 +19,10 @@ from absl import flags
 from jaxdistill.errors import ConfigError, run_command
 
 _CONFIG = flags.DEFINE_string(
-  "config", None, "Config file; override any key with --config.<key>=<value>."
+  "config",
+  None,
+  "Config file, or the name of one that comes with the package; override any key with "
+  "--config.<key>=<value>.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where the run writes; default runs/<config>/<time>."
@@ -51,20 +56,35 @@ def _stop_on_signals() -> Callable[[], bool]:
 
 def _help() -> str:
   from jaxdistill.core import registry
+  from jaxdistill.run.config_files import packaged_configs
 
   parts = [(__doc__ or "").strip(), flags.FLAGS.main_module_help().strip()]
+  parts.append(f"configs: {', '.join(packaged_configs())}")
   for kind in registry.KINDS:
     parts.append(f"{kind}: {', '.join(registry.list_available(kind))}")
   return "\n\n".join(parts)
 
 
-def _default_workdir(config: str) -> str:
-  """Returns runs/<config>/<time>; the argument of a config file is part of its name."""
-  file, _, argument = config.partition(":")
-  name = Path(file).stem
-  if argument:
-    name += "-" + argument.replace(",", "-")
-  return f"runs/{name}/{time.strftime('%Y%m%d-%H%M%S')}"
+def _assignments(arguments: Sequence[str]) -> list[str]:
+  """Returns what overrides the config, each as `key=value`.
+
+  Args:
+    arguments: what is left of the command line without the program's own flags.
+
+  Raises:
+    ConfigError: for an argument that is not of the form --config.key=value.
+  """
+  for argument, value in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+    if not argument.startswith(_PREFIX):
+      raise ConfigError(f"command line: unknown argument {argument!r}: {_USAGE}")
+    if "=" not in argument:
+      # A value that was given behind a space.
+      if not value or value.startswith("--"):
+        value = "VALUE"
+      raise ConfigError(
+        f"command line: {argument} has no value: write {argument}={shlex.quote(value)}"
+      )
+  return [argument.removeprefix(_PREFIX) for argument in arguments]
 
 
 def run(argv: Sequence[str]) -> None:
@@ -80,19 +100,23 @@ def run(argv: Sequence[str]) -> None:
     rest = flags.FLAGS(["jaxdistill", *argv], known_only=True)[1:]
   except flags.Error as error:
     raise ConfigError(f"command line: {error}") from error
-  unknown = [arg for arg in rest if not arg.startswith(_PREFIX)]
-  if unknown:
-    raise ConfigError(f"command line: unknown argument {unknown[0]!r}: {_USAGE}")
+  assignments = _assignments(rest)
   if not _CONFIG.value:
-    raise ConfigError(f"command line: no --config given: {_USAGE}")
+    raise ConfigError(
+      f"command line: no --config given: {_USAGE}; python -m jaxdistill configs lists "
+      "those that come with the package"
+    )
   # Imported late: they pull in jax, and a wrong command line should be told at once.
   from jaxdistill.engine import sharding
   from jaxdistill.run import trainer
   from jaxdistill.run.config import load_config
+  from jaxdistill.run.config_files import find_config
 
   sharding.keep_order_on_cpu()
-  config = load_config(_CONFIG.value, [arg.removeprefix(_PREFIX) for arg in rest])
-  workdir = _WORKDIR.value or _default_workdir(_CONFIG.value)
+  config = load_config(_CONFIG.value, assignments)
+  now = time.strftime("%Y%m%d-%H%M%S")
+  default_workdir = f"runs/{find_config(_CONFIG.value).run_name}/{now}"
+  workdir = _WORKDIR.value or default_workdir
   trainer.train(config, workdir, stop=_stop_on_signals())
 
 

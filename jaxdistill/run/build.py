@@ -64,6 +64,8 @@ class Experiment:
   """Host arrays."""
   specs: tuple[GroupSpec, ...]
   """The groups, in member order."""
+  models: Mapping[str, str]
+  """Group -> registry name of its network."""
   method: Method
   """How they learn from each other."""
   mesh: Mesh
@@ -163,6 +165,7 @@ def build(config: ConfigDict) -> Experiment:
   return Experiment(
     dataset=dataset,
     specs=specs,
+    models={name: group.model for name, group in config.cohort.items()},
     method=method,
     mesh=mesh,
     normalizations=normalizations,

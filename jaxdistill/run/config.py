@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 import hashlib
 import inspect
 import json
-import os
 from typing import Any, NamedTuple
 
 from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError, naming, require
+from jaxdistill.run.config_files import find_config
 from jaxdistill.run.keys import (
   REQUIRED,
   Key,
@@ -25,6 +25,7 @@ from jaxdistill.run.keys import (
   with_type,
 )
 from jaxdistill.run.overrides import apply_overrides, flatten, unknown
+from jaxdistill.run.renamed import renamed_sections
 from jaxdistill.run.sections import (
   AUGMENT_KEYS,
   ConfigDict,
@@ -177,30 +178,18 @@ def load_config(path: str, assignments: Iterable[str] = ()) -> ConfigDict:
   """Reads a config file, applies overrides and checks the result.
 
   Args:
-    path: of the file, or "file.py:argument" to pass `get_config` an argument.
+    path: of the file, or the name of one that comes with the package; "file:argument"
+      passes `get_config` an argument.
     assignments: `key.of.a.section=value`.
 
   Raises:
     ConfigError: for a file, an argument, a key or a value that is not there or not
       allowed.
   """
-  file, argument = _split_argument(path)
-  config = _call_get_config(file, argument)
+  config = _call_get_config(*find_config(path))
   apply_overrides(config, assignments)
   check_config(config)
   return config
-
-
-def _split_argument(path: str) -> tuple[str, str | None]:
-  """Splits "file.py:argument"; a colon may also belong to the file's name."""
-  if os.path.isfile(path):
-    return path, None
-  for position, character in enumerate(path):
-    if character == ":" and os.path.isfile(path[:position]):
-      return path[:position], path[position + 1 :]
-  # There is no such file, whatever is taken for its name.
-  file, ending, argument = path.partition(".py:")
-  return (f"{file}.py", argument) if ending else (path, None)
 
 
 def _call_get_config(file: str, argument: str | None) -> ConfigDict:
@@ -244,15 +233,19 @@ def check_config(config: ConfigDict) -> None:
   """
   known = _known(config)
   values = flatten(config)
-  problems = []
+  renamed = renamed_sections(config, known, values.keys())
+  problems = list(renamed.values())
   for name, value in values.items():
+    if _parent(name) in renamed:
+      continue
     try:
       require(name in known, unknown(name, known))
       with_type(name, value, known[name].example)
     except ConfigError as error:
       problems.append(str(error))
   for name, key in known.items():
-    if name not in values and not key.optional:
+    missing = name not in values and not key.optional
+    if missing and _parent(name) not in renamed:
       problems.append(_missing(name, key))
   if not len(config.cohort):
     problems.append("cohort needs at least one group")
@@ -264,6 +257,11 @@ def check_config(config: ConfigDict) -> None:
 def _known(config: ConfigDict) -> dict[str, Key]:
   """Returns dotted name -> key, of all that a configuration has or may have."""
   return {key.name: key for key in KEYS} | section_keys(config)
+
+
+def _parent(name: str) -> str:
+  """Returns the section that a key is in."""
+  return name.rpartition(".")[0]
 
 
 def _missing(name: str, key: Key) -> str:

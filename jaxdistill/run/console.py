@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import re
 import time
 from typing import Any
 
@@ -36,6 +37,19 @@ def _parameters(number: int) -> str:
   return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number:,}"
 
 
+def with_model(name: str, model: str) -> str:
+  """Returns the name of a group or member, and its network if that is another.
+
+  Args:
+    name: of a group, or of one of its members.
+    model: registry name of its network.
+  """
+  group = name.partition(".")[0]
+  if group in re.split(r"[.:]", model):
+    return name
+  return f"{name} ({model})"
+
+
 class Console:
   """Speaks to the person who started the run."""
 
@@ -63,23 +77,36 @@ class Console:
       yield
       return
     columns = (
-      BarColumn(),
+      # So narrow that a line fits into 80 characters.
+      BarColumn(bar_width=20),
       MofNCompleteColumn(),
       TextColumn("steps"),
+      TextColumn("{task.fields[loss]}"),
       TextColumn("{task.fields[rate]}"),
       TimeRemainingColumn(),
       TextColumn("left"),
     )
     with Progress(*columns, console=self._rich, transient=True) as self._progress:
-      self._progress.add_task("train", total=total, completed=done, rate="")
+      self._progress.add_task("train", total=total, completed=done, loss="", rate="")
       yield
     self._progress = None
 
-  def advance(self, step: int, images_per_second: float) -> None:
-    """Moves the progress bar."""
-    if self._progress:
-      rate = f"{images_per_second:,.0f} images/s"
-      self._progress.update(self._progress.task_ids[0], completed=step, rate=rate)
+  def advance(self, step: int, images_per_second: float, loss: float | None) -> None:
+    """Moves the progress bar.
+
+    Args:
+      step: the present one.
+      images_per_second: training speed.
+      loss: mean over the members as of the last line; None if there is none.
+    """
+    if not self._progress:
+      return
+    self._progress.update(
+      self._progress.task_ids[0],
+      completed=step,
+      loss=_loss(loss),
+      rate=_rate(images_per_second),
+    )
 
   def evaluation(
     self,
@@ -87,16 +114,26 @@ class Console:
     total: int,
     epoch: float,
     images_per_second: float,
+    loss: float | None,
     rows: Mapping[str, Mapping[str, float]],
   ) -> None:
-    """Prints one evaluation: the selecting measure of every member and prediction."""
+    """Prints one evaluation: the selecting measure of every member and prediction.
+
+    Args:
+      step: the present one.
+      total: steps of the run.
+      epoch: the present one, with its fraction.
+      images_per_second: training speed.
+      loss: of training, mean over the members as of the last line.
+      rows: member or prediction -> measures.
+    """
     shown = []
     for name, row in rows.items():
       shown.append(f"{name} {_number(row[SELECTING.name], SELECTING.percent)}")
     heading = _heading(SELECTING.heading, SELECTING.percent)
     self.say(
-      f"step {step}/{total} epoch {epoch:.4g}  test {heading}  {'  '.join(shown)}"
-      f"  ({images_per_second:,.0f} images/s)"
+      f"step {step}/{total} epoch {epoch:.2f}  test {heading}  {'  '.join(shown)}"
+      f"  ({_loss(loss)}, {_rate(images_per_second)})"
     )
 
   def closing_table(
@@ -133,7 +170,7 @@ class Console:
       table.add_column(heading, justify="right")
 
     for name, row in summary["members"].items():
-      table.add_row(name, *_cells(row, columns))
+      table.add_row(with_model(name, row["model"]), *_cells(row, columns))
     for name in summary["predictions"]:
       table.add_row(name, *_cells(summary[name], columns))
     self._rich.print(table)
@@ -141,6 +178,14 @@ class Console:
       f"took {seconds:.0f} s; results, checkpoints and the best weights of every "
       f"member are in {workdir}"
     )
+
+
+def _loss(loss: float | None) -> str:
+  return f"loss {_number(loss, percent=False)}"
+
+
+def _rate(images_per_second: float) -> str:
+  return f"{images_per_second:,.0f} images/s"
 
 
 def _heading(name: str, percent: bool) -> str:

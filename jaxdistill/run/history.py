@@ -27,6 +27,14 @@ class Window:
     """Metric -> mean of shape [] or [M]."""
     return self._means
 
+  def average(self, metric: str) -> float | None:
+    """Returns a metric's mean over the members where it is finite; None if nowhere."""
+    if metric not in self._means:
+      return None
+    values = np.asarray(self._means[metric].value())
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else None
+
   def values(self, members: Sequence[str]) -> dict[str, float]:
     """Returns `<metric>/<member>` -> value, `<metric>` where it is no member's."""
     values = {}
@@ -104,20 +112,27 @@ class History:
     """Names of the method's own predictions that were evaluated."""
     return tuple(name for name in self.last if name not in self.members)
 
-  def summary(self, parameters: Mapping[str, int]) -> dict[str, Any]:
+  def summary(
+    self, parameters: Mapping[str, int], models: Mapping[str, str]
+  ) -> dict[str, Any]:
     """Returns last and best values of every member and prediction.
 
     Args:
       parameters: member -> number of its parameters.
+      models: member -> registry name of its network.
 
     Returns:
-      {"members": {name: {"last", "best", "parameters", <column>: mean}}, <prediction>:
-      {"last", "best"}, "predictions": names, "steps": int}, numbers that are not finite
-      as None.
+      {"members": {name: {"last", "best", "parameters", "model", <column>: mean}},
+      <prediction>: {"last", "best"}, "predictions": names, "steps": int}, numbers that
+      are not finite as None.
     """
     members = {}
     for position, name in enumerate(self.members):
-      members[name] = {**self._record(name), "parameters": parameters[name]}
+      members[name] = {
+        **self._record(name),
+        "parameters": parameters[name],
+        "model": models[name],
+      }
       for column, sums in self._columns.items():
         if sums["count"][position]:
           members[name][column] = sums["total"][position] / sums["count"][position]

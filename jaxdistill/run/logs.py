@@ -9,6 +9,7 @@ import json
 import math
 import os
 from pathlib import Path
+import time
 from typing import Any
 
 import tensorboardX
@@ -17,6 +18,9 @@ from jaxdistill.errors import DataError
 
 # Where and when a line was measured, not what.
 _POSITION = ("step", "epoch", "split")
+
+TIMING = ("seconds", "images_per_second")
+"""What stands last in a training line, and differs between two runs of one config."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -48,16 +52,27 @@ def _parse_line(path: Path, number: int, line: str) -> dict[str, Any]:
 class MetricLog:
   """Writes metric lines; after a resume each step stands there exactly once.
 
-  A line is {"step", "epoch", "split", "<metric>/<member>": value, ...}. Values that are
-  not finite are null.
+  A line is {"step", "epoch", "split", "<metric>/<member>": value, ...}; a training line
+  ends with `TIMING`. Values that are not finite are null.
+
+  Attributes:
+    seconds: of the last training line: since the run began, over all processes that
+      continued it, without what was lost when one of them was killed.
   """
 
-  def __init__(self, workdir: Path, step: int):
+  def __init__(self, workdir: Path, step: int, *, started: float | None = None):
     """Opens the log and cuts it back to `step`, the step of the restored checkpoint.
 
     What is made from the record is made anew: whatever a killed process left in the
     table, or in TensorBoard's queue, is complete again and stands there once.
+
+    Args:
+      workdir: of the run.
+      step: of the last line that stays.
+      started: `time.perf_counter()` when this process began with the run; None is now.
     """
+    if started is None:
+      started = time.perf_counter()
     self._jsonl = workdir / "metrics.jsonl"
     self._csv = workdir / "metrics.csv"
     lines = [line for line in read_metrics(self._jsonl) if line["step"] <= step]
@@ -65,6 +80,9 @@ class MetricLog:
     temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
     os.replace(temporary, self._jsonl)
     self._file = open(self._jsonl, "a")
+    self.seconds = _last_seconds(lines)
+    # When the run would have begun without a break.
+    self._started = started - self.seconds
     self._columns: list[str] = []
     self._board = _new_board(workdir / "tensorboard")
     if lines:
@@ -74,12 +92,30 @@ class MetricLog:
     self._board.flush()
 
   def write(
-    self, step: int, epoch: float, split: str, values: Mapping[str, float]
+    self,
+    step: int,
+    epoch: float,
+    split: str,
+    values: Mapping[str, float],
+    *,
+    images_per_second: float | None = None,
   ) -> None:
-    """Appends one line to every file and flushes it."""
+    """Appends one line to every file and flushes it.
+
+    Args:
+      step: the present one.
+      epoch: the present one, with its fraction.
+      split: that was measured.
+      values: metric -> value.
+      images_per_second: training speed, for a training line.
+    """
     line: dict[str, Any] = {"step": step, "epoch": round(epoch, 6), "split": split}
     for key, value in values.items():
       line[key] = value if math.isfinite(value) else None
+    if images_per_second is not None:
+      self.seconds = round(time.perf_counter() - self._started, 3)
+      line["seconds"] = self.seconds
+      line["images_per_second"] = round(images_per_second, 1)
     self._file.write(json.dumps(line) + "\n")
     self._file.flush()
     if line.keys() <= set(self._columns):
@@ -109,6 +145,15 @@ class MetricLog:
     """Closes the files."""
     self._file.close()
     self._board.close()
+
+
+def _last_seconds(lines: list[dict[str, Any]]) -> float:
+  """Returns the seconds of the last line that has them; 0 if none has."""
+  for line in reversed(lines):
+    seconds = line.get("seconds")
+    if isinstance(seconds, (int, float)):
+      return seconds
+  return 0.0
 
 
 def _new_board(directory: Path) -> tensorboardX.SummaryWriter:

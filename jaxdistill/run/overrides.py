@@ -1,7 +1,8 @@
 """Overrides of a config on the command line: `key.of.a.section=value`.
 
-Those that name a component come first, as they bring its keys along; the others then
-set keys, each to a value of the key's type.
+Those that take a group out of the cohort or add one come first, then those that name
+another component, as they bring its keys along; the others then set keys, each to a
+value of the key's type.
 """
 
 import ast
@@ -15,6 +16,7 @@ from jaxdistill.run.keys import Key, with_type
 from jaxdistill.run.sections import (
   COMPONENTS,
   ConfigDict,
+  new_group,
   operation,
   operation_keys,
   optimizer_keys,
@@ -32,6 +34,9 @@ _NAMES = re.compile(
   r"|perturb\.ops"
 )
 
+_GROUP = re.compile(r"cohort\.[^.]+")
+_GROUP_NAME = re.compile(r"\w[\w-]*")
+
 # How people write what Python writes differently, or not at all.
 _WORDS = {
   "true": True,
@@ -43,18 +48,34 @@ _WORDS = {
 
 
 def apply_overrides(config: ConfigDict, assignments: Iterable[str]) -> None:
-  """Applies `key.of.a.section=value` assignments, those that name a component first.
+  """Applies `key.of.a.section=value` assignments.
+
+  `cohort.<group>=none` takes a group out, `cohort.<group>.model=<name>` adds one where
+  there is none of that name.
 
   Raises:
     ConfigError: for an unknown key, naming the nearest one, or a value of another type.
   """
+  groups = []
   names = []
   values = []
   for assignment in assignments:
     key, equals, text = assignment.partition("=")
     require(bool(equals), f"{assignment!r} is not of the form key=value")
-    chosen = names if _NAMES.fullmatch(key) else values
-    chosen.append((key, text))
+    if _GROUP.fullmatch(key):
+      groups.append((key, text))
+    elif _NAMES.fullmatch(key):
+      names.append((key, text))
+    else:
+      values.append((key, text))
+
+  if groups or names:
+    # What is to be replaced must be there.
+    section_keys(config)
+  for key, text in groups:
+    _remove_group(config, key, text)
+  for key, text in names:
+    _add_group(config, key, text)
   for key, text in names:
     _choose(config, key, text)
   known = known_keys(config)
@@ -101,6 +122,40 @@ def _find(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
   for part in path:
     section = section[part]
   return section, leaf
+
+
+# Groups of the cohort.
+
+
+def _remove_group(config: ConfigDict, key: str, text: str) -> None:
+  """Takes a group out of the cohort.
+
+  Raises:
+    ConfigError: if there is no such group, or the text is another than "none".
+  """
+  name = key.removeprefix("cohort.")
+  groups = config.cohort.keys()
+  require(
+    name in groups, f"the cohort has no group {name!r}{registry.nearest(name, groups)}"
+  )
+  require(text.lower() == "none", unknown(key, known_keys(config)))
+  del config.cohort[name]
+
+
+def _add_group(config: ConfigDict, key: str, text: str) -> None:
+  """Adds a group to the cohort if the key is the model of one that is not there.
+
+  Raises:
+    ConfigError: for a name that a group cannot have, or an unknown model.
+  """
+  match key.split("."):
+    case ["cohort", name, "model"] if name not in config.cohort:
+      require(
+        bool(_GROUP_NAME.fullmatch(name)),
+        f"{key}: {name!r} cannot be a group: its name is letters, digits, _ and -",
+      )
+      with naming(key):
+        config.cohort[name] = ConfigDict(new_group(text))
 
 
 # Names of components.
@@ -253,12 +308,21 @@ def unknown(key: str, known: Mapping[str, Key]) -> str:
 def _hint(key: str, known: Mapping[str, Key]) -> str:
   """Returns what was probably meant, or what there is."""
   section, _, leaf = key.rpartition(".")
-  below = [name for name in known if name.startswith(f"{key}.")]
+  below = _below(key, known)
   siblings = [name for name in known if name.rpartition(".")[0] == section]
 
   # A section is not a value; its first key is the name of its component.
   if below:
-    return f": it is a section; did you mean {below[0]!r}?"
+    hint = f": it is a section; did you mean {below[0]!r}?"
+    if _GROUP.fullmatch(key):
+      hint += f" {key}=none takes the group out"
+    return hint
+
+  # The model of a new group adds it.
+  match key.split("."):
+    case ["cohort", group, _, *_] if not _below(f"cohort.{group}", known):
+      found = registry.nearest(key, known)
+      return f"{found} cohort.{group}.model=<name> adds a group"
 
   # An operation that is not in the pool has no keys.
   operations = registry.list_available("perturb")
@@ -277,6 +341,11 @@ def _hint(key: str, known: Mapping[str, Key]) -> str:
   if found and not section:
     return f"; did you mean {_shallowest(found, known)!r}?"
   return registry.nearest(key, siblings or known)
+
+
+def _below(section: str, known: Iterable[str]) -> list[str]:
+  """Returns the keys of a section."""
+  return [name for name in known if name.startswith(f"{section}.")]
 
 
 def _join(section: str, leaf: str) -> str:

@@ -163,6 +163,20 @@ def group(
   )
 
 
+def new_group(model: str) -> dict[str, Any]:
+  """Returns the keys of a group of one network, but for required keywords.
+
+  Args:
+    model: registry name, or "package.module:factory".
+
+  Raises:
+    ConfigError: for an unknown name.
+  """
+  own = {key.name: key for key in GROUP_KEYS}
+  keys = own | component_keys("models", model)
+  return {"optimizer": {}, **filled(keys, {"model": model})}
+
+
 def network_keys(section: ConfigDict) -> dict[str, Any]:
   """Returns what determines the network of a group.
 

@@ -25,7 +25,7 @@ from jaxdistill.run import member
 from jaxdistill.run.build import Experiment, build
 from jaxdistill.run.checkpoint import Checkpoints, remove_partial
 from jaxdistill.run.config import ConfigDict, config_digest, network_keys
-from jaxdistill.run.console import Console
+from jaxdistill.run.console import Console, with_model
 from jaxdistill.run.history import History, Window
 from jaxdistill.run.logs import MetricLog
 from jaxdistill.run.manifest import write_json
@@ -56,7 +56,7 @@ def train(
 
   Returns:
     What is in `summary.json`: last and best metrics of every member and of the
-      ensemble.
+      ensemble, and what the run was.
 
   Raises:
     JaxdistillError: one line about what is wrong; nothing has been compiled or, for
@@ -73,17 +73,18 @@ def train(
     remove_partial(path / "checkpoints", *(path / "members").glob("*"))
     checkpoints = Checkpoints(path / "checkpoints", config.keep_checkpoints)
     state, history = _start(experiment, checkpoints, digests, console)
-    log = stack.enter_context(contextlib.closing(MetricLog(path, history.step)))
+    log = MetricLog(path, history.step, started=started)
+    stack.enter_context(contextlib.closing(log))
 
     runner = _Runner(experiment, config.batch_size, console)
     window = Window()
+    loss = None
     with runner.training(state, history.step):
       while history.step < clock.total_steps:
         state = runner.before_epoch(state, history.step)
         state = runner.dispatch(state)
         history.step += runner.steps_per_dispatch
         speed = runner.images_per_second
-        console.advance(history.step, speed)
 
         # What is due after this dispatch; all of it at the end of the run.
         ended = history.step == clock.total_steps
@@ -97,9 +98,12 @@ def train(
           runner.collect(window)
           history.add_training(window)
           values = window.values(experiment.members)
-          log.write(history.step, epoch, "train", values)
+          loss = window.average("loss")
+          speed = runner.images_per_second
+          log.write(history.step, epoch, "train", values, images_per_second=speed)
           _report_skipped(values, experiment.members, history.step, console)
           window = Window()
+        console.advance(history.step, speed, loss)
         if evaluating:
           rows = runner.evaluate(state)
           improved = history.add_evaluation(rows)
@@ -108,6 +112,7 @@ def train(
             step=history.step,
             total=clock.total_steps,
             epoch=epoch,
+            loss=loss,
             images_per_second=speed,
             rows=rows,
           )
@@ -129,8 +134,7 @@ def train(
 
     files = _member_files(experiment.members, experiment, config, state, history)
     _save_members(files, path, which="last")
-    summary = history.summary(_parameter_counts(experiment, state))
-    summary |= {"method": config.method.name, "config_digest": config_digest(config)}
+    summary = _summarize(experiment, config, state, history, log.seconds)
     write_json(path / "summary.json", summary)
     seconds = time.perf_counter() - started
     console.closing_table(summary, experiment.method.columns, str(path), seconds)
@@ -232,7 +236,11 @@ class _Runner:
 
   def _describe(self, steps_per_dispatch: int) -> str:
     """Returns what is compiled, for the console."""
-    cohort = " + ".join(f"{spec.size} {spec.name}" for spec in self._experiment.specs)
+    models = self._experiment.models
+    groups = []
+    for spec in self._experiment.specs:
+      groups.append(f"{spec.size} {with_model(spec.name, models[spec.name])}")
+    cohort = " + ".join(groups)
     devices = _counted(self._experiment.mesh.size, f"{jax.default_backend()} device")
     steps = _counted(steps_per_dispatch, "step")
     return f"{cohort}, batch {self._batch_size}, {devices}, {steps} per dispatch"
@@ -388,6 +396,29 @@ def _save_members(files: Mapping[str, _MemberFile], path: Path, *, which: str) -
   """Writes members as `members/<member>/<which>`."""
   for name, file in files.items():
     member.save(path / "members" / name / which, file.variables, file.manifest)
+
+
+def _summarize(
+  experiment: Experiment,
+  config: ConfigDict,
+  state: TrainState,
+  history: History,
+  seconds: float,
+) -> dict[str, Any]:
+  """Returns what is in `summary.json`."""
+  models = {}
+  for spec in experiment.specs:
+    for name in spec.members:
+      models[name] = experiment.models[spec.name]
+  summary = history.summary(_parameter_counts(experiment, state), models)
+  return summary | {
+    "method": config.method.name,
+    "config_digest": config_digest(config),
+    "seed": config.seed,
+    "data": experiment.dataset.name,
+    "class_names": list(experiment.dataset.class_names),
+    "seconds": seconds,
+  }
 
 
 def _parameter_counts(experiment: Experiment, state: TrainState) -> dict[str, int]:

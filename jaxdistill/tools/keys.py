@@ -40,7 +40,9 @@ _COHORT = """
 ## The cohort: `cohort.<group>`
 
 A group is some networks of one architecture. It also holds the keywords of its network,
-and in `cohort.<group>.optimizer` the keys of the optimiser that differ for it.
+and in `cohort.<group>.optimizer` the keys of the optimiser that differ for it. On the
+command line, `--config.cohort.<group>.model=<name>` adds a group that is not there, and
+`--config.cohort.<group>=none` takes one out.
 """
 
 _AUGMENT = """

@@ -17,6 +17,7 @@ from jaxdistill.run.config import (
   flatten,
   load_config,
 )
+from jaxdistill.run.config_files import find_config, packaged_configs
 from tests.helpers import runs
 
 CONFIGS = sorted((runs.ROOT / "configs").glob("*.py"))
@@ -161,8 +162,54 @@ def test_what_is_wrong_with_a_config_file_is_refused(tmp_path, tail, argument, m
 
 @pytest.mark.parametrize("path", ["nowhere.py", "nowhere.py:a"])
 def test_a_config_file_that_is_not_there(path):
-  with pytest.raises(ConfigError, match="there is no config file 'nowhere.py'$"):
+  message = "there is no config file 'nowhere.py'; python -m jaxdistill configs lists"
+  with pytest.raises(ConfigError, match=message):
     load_config(path)
+
+
+@pytest.mark.parametrize(
+  "path, meant",
+  [
+    ("digits_competitve", "digits_competitive"),
+    ("digits_competitve:a", "digits_competitive"),
+    ("configs/digits_competitive.py", "digits_competitive"),
+    ("my_expriment.py", "my_experiment.py"),
+    ("below/my_expriment", "below/my_experiment.py"),
+  ],
+)
+def test_the_nearest_config_file_is_suggested(path, meant, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "below").mkdir()
+  write(tmp_path / "my_experiment.py")
+  write(tmp_path / "below" / "my_experiment.py")
+  with pytest.raises(ConfigError, match=rf"did you mean '{meant}'\?$"):
+    load_config(path)
+
+
+def test_configs_come_with_the_package(tmp_path, monkeypatch):
+  assert list(packaged_configs()) == [path.stem for path in CONFIGS]
+  monkeypatch.chdir(tmp_path)
+  plain = load_config("digits_competitive")
+  assert plain.to_dict() == load_config(DIGITS).to_dict()
+  assert load_config("digits_competitive.py").to_dict() == plain.to_dict()
+  for text in ("digits_baselines:dml", "digits_baselines.py:dml"):
+    assert load_config(text).method.name == "dml"
+  # A file of that name is meant where it is.
+  write(tmp_path / "digits_competitive.py")
+  assert load_config("digits_competitive.py").cohort.convnet.width == 4
+  assert load_config("digits_competitive").to_dict() == plain.to_dict()
+
+
+@pytest.mark.parametrize(
+  "text, name",
+  [
+    ("digits_competitive", "digits_competitive"),
+    (f"{DIGITS}:resnet32,dml", "digits_competitive-resnet32-dml"),
+    (f"{DIGITS}:../a b", "digits_competitive-..-a-b"),
+  ],
+)
+def test_a_folder_of_runs_is_called_as_the_file_and_its_argument(text, name):
+  assert find_config(text).run_name == name
 
 
 # Checks.
@@ -201,6 +248,37 @@ def test_the_table_is_every_config_beside_its_components():
 def test_values_out_of_range_are_refused(assignment, message):
   with pytest.raises(ConfigError, match=f"^{message}"):
     load_config(DIGITS, [assignment])
+
+
+@pytest.mark.parametrize(
+  "line, message",
+  [
+    (
+      "config.optimizer.schedule = 'step'",
+      "optimizer names sgd and step, but has final and lacks milestones, decay: in a "
+      "config file write config.optimizer = optimizer('sgd', 'step'), which brings the "
+      "keys along",
+    ),
+    (
+      "config.method.name = 'dml'",
+      "method names dml, but has alpha, beta, feature and 9 more and lacks weight, "
+      "reduce, target: in a config file write config.method = component('methods', "
+      "'dml'), which brings the keys along",
+    ),
+    (
+      "config.cohort.convnet.model = 'alexnet'",
+      "cohort.convnet names alexnet, but has width and lacks stem, dropout: in a "
+      "config file write config.cohort.convnet = group('alexnet'), which brings the "
+      "keys along",
+    ),
+  ],
+)
+def test_a_component_named_by_hand_is_told_in_one_line(line, message, tmp_path):
+  path = tmp_path / "by_hand.py"
+  path.write_text(runs.CONFIG.replace("  return", f"  {line}\n  return"))
+  with pytest.raises(ConfigError) as caught:
+    load_config(str(path))
+  assert str(caught.value) == message
 
 
 def test_epochs_do_not_count_beside_steps():

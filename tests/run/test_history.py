@@ -10,6 +10,7 @@ from jaxdistill.run.history import History, Window
 
 MEMBERS = ("a.0", "a.1")
 PARAMETERS = {"a.0": 10, "a.1": 10}
+MODELS = {"a.0": "small.convnet", "a.1": "small.convnet"}
 
 
 def mean(values, count=1.0):
@@ -29,6 +30,24 @@ def test_a_window_merges_dispatches_by_their_counts():
   assert values == pytest.approx({"ce/a.0": 3.0, "ce/a.1": 6.0, "scale": 4.0})
 
 
+@pytest.mark.parametrize("metric", ["learning_rate", "gradient_norm", "any_other"])
+def test_every_metric_of_the_members_gets_a_column_for_each(metric):
+  window = Window()
+  window.add({metric: mean([0.5, 0.25])})
+  assert window.values(MEMBERS) == {f"{metric}/a.0": 0.5, f"{metric}/a.1": 0.25}
+
+
+@pytest.mark.parametrize(
+  "losses, average",
+  [([1.0, 2.0], 1.5), ([1.0, np.nan], 1.0), ([np.inf, np.nan], None)],
+)
+def test_the_average_is_over_the_members_where_it_is_finite(losses, average):
+  window = Window()
+  assert window.average("loss") is None
+  window.add({"loss": mean(losses)})
+  assert window.average("loss") == average
+
+
 def test_best_and_last_are_kept_apart_and_ties_keep_the_first():
   history = History(MEMBERS, ())
   improved = []
@@ -36,7 +55,7 @@ def test_best_and_last_are_kept_apart_and_ties_keep_the_first():
     history.step = step
     improved.append(history.add_evaluation({"a.0": row(top1), "a.1": row(0.1 * step)}))
   assert improved == [["a.0", "a.1"], ["a.0", "a.1"], ["a.1"], ["a.1"]]
-  summary = history.summary(PARAMETERS)["members"]["a.0"]
+  summary = history.summary(PARAMETERS, MODELS)["members"]["a.0"]
   assert summary["best"] == {"step": 4, "top1": 0.7, "nll": 1.0}
   assert summary["last"] == {"step": 8, "top1": 0.6, "nll": 1.0}
 
@@ -52,7 +71,7 @@ def test_columns_are_means_over_the_run_and_survive_a_checkpoint():
   window.add({"wins": mean([0.0, 1.0])})
   resumed.add_training(window)
   resumed.add_evaluation({name: row(0.5) for name in MEMBERS})
-  members = resumed.summary(PARAMETERS)["members"]
+  members = resumed.summary(PARAMETERS, MODELS)["members"]
   assert members["a.0"]["wins"] == pytest.approx(0.75)
   assert members["a.1"]["wins"] == pytest.approx(0.25)
 
@@ -61,6 +80,6 @@ def test_predictions_are_what_is_no_member_and_json_holds_what_is_not_finite():
   history = History(MEMBERS, ())
   rows = {name: row(0.5) for name in MEMBERS}
   history.add_evaluation({**rows, "ensemble": {"top1": 0.6, "nll": float("inf")}})
-  summary = history.summary(PARAMETERS)
+  summary = history.summary(PARAMETERS, MODELS)
   assert summary["predictions"] == ["ensemble"]
   assert summary["ensemble"]["last"] == {"step": 0, "top1": 0.6, "nll": None}

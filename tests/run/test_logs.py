@@ -1,12 +1,13 @@
 """A run's metrics on disk."""
 
 import csv
+import time
 
 import pytest
 from tensorboardX.proto import event_pb2
 
 from jaxdistill.errors import DataError
-from jaxdistill.run.logs import MetricLog, read_metrics
+from jaxdistill.run.logs import TIMING, MetricLog, read_metrics
 
 
 def board_steps(workdir):
@@ -39,6 +40,26 @@ def test_a_resumed_log_has_every_step_once_in_every_file(tmp_path):
     rows = list(csv.DictReader(file))
   assert [row["step"] for row in rows] == ["1", "2", "3"]
   assert board_steps(tmp_path) == [1, 2, 3]
+
+
+def test_the_seconds_go_on_after_those_of_the_last_training_line(tmp_path):
+  log = MetricLog(tmp_path, 0, started=time.perf_counter() - 100)
+  assert log.seconds == 0
+  for step in (1, 2):
+    log.write(step, step, "train", {"ce/a.0": 0.5}, images_per_second=100 / 3)
+    log.write(step, step, "test", {"nll/a.0": 0.5})
+  log.close()
+  first, _, second, test = read_metrics(tmp_path / "metrics.jsonl")
+  # Apart from what is the same in every run.
+  assert tuple(first)[-2:] == TIMING == ("seconds", "images_per_second")
+  assert 100 <= first["seconds"] <= second["seconds"] == log.seconds < 110
+  assert first["images_per_second"] == 33.3 and not set(TIMING) & set(test)
+  # Of the second step, which came after the restored checkpoint, the time is lost.
+  resumed = MetricLog(tmp_path, 1, started=time.perf_counter() - 50)
+  assert resumed.seconds == first["seconds"]
+  resumed.write(2, 2, "train", {"ce/a.0": 0.5}, images_per_second=1)
+  assert 50 <= resumed.seconds - first["seconds"] < 60
+  resumed.close()
 
 
 def test_a_run_that_begins_anew_leaves_nothing_of_the_old_one(tmp_path):

@@ -4,6 +4,7 @@ Every config runs.
 """
 
 from pathlib import Path
+import re
 
 from absl.testing import flagsaver
 import numpy as np
@@ -195,6 +196,24 @@ def save_arrays(path, **changes):
     ),
     (["--config.views=mine"], "views must be shared or per_member, got 'mine'"),
     (["--lr=1"], "command line: unknown argument '--lr=1'"),
+    (
+      ["--config.epochs", "1"],
+      "command line: --config.epochs has no value: write --config.epochs=1",
+    ),
+    (
+      ["--config.eval_every", "1 epoch", "--config.seed=1"],
+      "command line: --config.eval_every has no value: write --config.eval_every='1 "
+      "epoch'",
+    ),
+    (
+      ["--config.optimizer.nesterov", "--config.seed=1"],
+      "--config.optimizer.nesterov has no value: write "
+      "--config.optimizer.nesterov=VALUE",
+    ),
+    (
+      ["--config.cohort.resnet8=none", "--config.cohort.convnet.members=1"],
+      "method competitive needs at least 2 members, the cohort has 1",
+    ),
     (["--debug=perhaps"], "command line: "),
   ],
 )
@@ -209,7 +228,9 @@ def test_bad_input_is_refused_in_one_line(command, tmp_path, args, message):
   "config, message",
   [
     ("nowhere.py", "there is no config file 'nowhere.py'"),
+    ("digits_competitve", "'digits_competitve'; did you mean 'digits_competitive'?"),
     (f"{DIGITS}:fast", "takes no argument, got 'fast'"),
+    ("digits_competitive:fast", "takes no argument, got 'fast'"),
   ],
 )
 def test_a_bad_config_file_is_refused_in_one_line(command, tmp_path, config, message):
@@ -269,10 +290,36 @@ def test_unwritable_workdir(command, tmp_path):
   assert code == 4 and "cannot be written" in said and said.count("\n") == 1
 
 
-def test_help_lists_flags_and_components(capfd):
+@pytest.mark.parametrize(
+  "config, folder",
+  [
+    ("digits_competitive", "digits_competitive"),
+    ("digits_baselines.py:dml", "digits_baselines-dml"),
+    ("a:b/tiny.py", "tiny"),
+  ],
+)
+def test_the_default_workdir_is_called_as_the_config(
+  config, folder, tmp_path, monkeypatch
+):
+  called = []
+  monkeypatch.setattr(
+    trainer, "train", lambda config, workdir, **_: called.append(workdir)
+  )
+  monkeypatch.setattr(main, "_stop_on_signals", lambda: None)
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "a:b").mkdir()
+  runs.write_config(tmp_path / "a:b")
+  with flagsaver.flagsaver():
+    assert main.main([f"--config={config}"]) == 0
+  (workdir,) = called
+  assert re.fullmatch(rf"runs/{folder}/[0-9]{{8}}-[0-9]{{6}}", workdir)
+
+
+def test_help_lists_flags_configs_and_components(capfd):
   assert main.main(["--help"]) == 0
   said = capfd.readouterr().out
   assert "--workdir" in said
+  assert f"configs: {', '.join(path.stem for path in CONFIGS)}" in said
   for kind in registry.KINDS:
     assert f"{kind}: {', '.join(registry.list_available(kind))}" in said
 

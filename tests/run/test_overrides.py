@@ -138,6 +138,33 @@ def test_keys_that_a_groups_optimizer_does_not_have_any_more_are_dropped(tmp_pat
     assert "b1" not in own and own.warmup == "2 steps"
 
 
+def test_a_group_is_added_by_its_model():
+  config = load(
+    # Its other keys may come before it.
+    "cohort.new.width=8",
+    "cohort.new.optimizer.b1=0.8",
+    "cohort.new.optimizer.name=adamw",
+    "cohort.new.model=resnet_cifar.resnet20",
+  )
+  assert config.cohort.new.to_dict() == {
+    "model": "resnet_cifar.resnet20",
+    "members": 1,
+    "init": "",
+    "optimizer": {"name": "adamw", "b1": 0.8},
+    "width": 8,
+  }
+  assert set(config.cohort) == {"convnet", "resnet8", "new"}
+  # Those that the config file has keep their keys.
+  assert config.cohort.convnet.members == 2
+
+
+def test_a_group_is_taken_out_by_none():
+  config = load("cohort.resnet8=none")
+  assert set(config.cohort) == {"convnet"}
+  both = load("cohort.new.model=small.convnet", "cohort.convnet=None")
+  assert set(both.cohort) == {"resnet8", "new"}
+
+
 def test_the_pool_brings_the_strengths_of_its_operations(tmp_path):
   path = tmp_path / "noisy.py"
   strong = 'every=2, noise={"stddev": 0.3}'
@@ -221,7 +248,12 @@ def test_a_required_keyword_that_is_not_given_is_named(name, missing):
     ("method=dml", "unknown key 'method': it is a section; did you mean 'method.name'"),
     ("epochs.x=1", "unknown key 'epochs.x'"),
     ("cohort.convent.members=1", "did you mean 'cohort.convnet.members'?"),
-    ("cohort.convent.model=x", "unknown key 'cohort.convent.model'; did you mean"),
+    ("cohort.convent.members=1", "cohort.convent.model=<name> adds a group$"),
+    ("cohort.convent.optimizer.name=sgd", "'cohort.convent.optimizer.name'; did you"),
+    ("cohort.convnet=5", "cohort.convnet=none takes the group out$"),
+    ("cohort.convent=none", "no group 'convent'; did you mean 'convnet'?"),
+    ("cohort.convent.model=x", "^cohort.convent.model: there is no model 'x'; known"),
+    ("cohort.a/b.model=vgg.vgg19", "^cohort.a/b.model: 'a/b' cannot be a group: its"),
     ("cohort.convnet.optimizer.rate=1", "key 'cohort.convnet.optimizer.rate'; did"),
     ("cohort.convnet.optimizer.b1=1", "unknown key 'cohort.convnet.optimizer.b1'"),
     ("perturb.blur.sigma=1,2", "'perturb.blur.sigma': blur is not in the pool: add it"),

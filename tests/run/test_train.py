@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 
 import jax
@@ -14,6 +15,7 @@ from jaxdistill.core import registry
 from jaxdistill.engine.measures import MEASURES
 from jaxdistill.errors import BusyError, ConfigError, DivergedError, Preempted
 from jaxdistill.run import checkpoint
+from jaxdistill.run.logs import TIMING
 from jaxdistill.run.workdir import locked
 from tests.helpers import runs
 
@@ -59,7 +61,12 @@ def test_metrics_have_the_documented_form(finished):
   assert [line["step"] for line in train] == [2, 4, 6, 8, 10, 12]
   assert [line["step"] for line in test] == [4, 8, 12]
   common = {"step", "epoch", "split"}
-  assert set(train[0]) == common | names_of(TRAINING, MEMBERS)
+  assert set(train[0]) == common | names_of(TRAINING, MEMBERS) | set(TIMING)
+  # What differs from run to run stands last.
+  assert tuple(train[0])[-2:] == TIMING == ("seconds", "images_per_second")
+  seconds = [line["seconds"] for line in train]
+  assert seconds == sorted(seconds) and 0 < seconds[0] < seconds[-1]
+  assert all(line["images_per_second"] > 0 for line in train)
   measured = [measure.name for measure in MEASURES]
   assert set(test[0]) == common | names_of(measured, (*MEMBERS, "ensemble"))
   for line in train:
@@ -88,8 +95,12 @@ def test_summary_and_config(finished):
   assert set(summary["members"]) == set(MEMBERS)
   assert summary["steps"] == 12
   assert summary["method"] == "competitive"
+  assert (summary["seed"], summary["data"]) == (0, "digits")
+  assert summary["class_names"] == list("0123456789")
+  assert summary["seconds"] == lines_of(workdir, "train")[-1]["seconds"]
   for name in MEMBERS:
     member = summary["members"][name]
+    assert member["model"] == "small.convnet"
     assert member["last"]["top1"] == last[f"top1/{name}"]
     test = lines_of(workdir, "test")
     assert member["best"]["top1"] == max(line[f"top1/{name}"] for line in test)
@@ -108,7 +119,8 @@ def test_what_a_run_says(finished):
   workdir, out = finished
   compiling = "(2 convnet, batch 64, 1 cpu device, 1 step per dispatch)"
   assert f"Compiling the train step {compiling} ..." in out
-  assert "test top-1 %  convnet.0" in out
+  assert "step 4/12 epoch 0.18  test top-1 %  convnet.0" in out
+  assert re.search(r"\(loss \d\.\d{4}, [\d,]+ images/s\)\n", out)
   assert "competitive, 12 steps" in out
   assert str(workdir) in out
   assert "wins %" in out
@@ -186,8 +198,8 @@ def test_eight_devices_train_like_one(finished, tmp_path):
   config = runs.write_config(tmp_path)
   result = runs.run(config, f"--workdir={tmp_path / 'run'}", devices=8)
   assert result.returncode == 0, result.stderr
-  first = runs.metrics(finished[0])
-  second = runs.metrics(tmp_path / "run")
+  first = runs.repeatable_metrics(finished[0])
+  second = runs.repeatable_metrics(tmp_path / "run")
   for one, eight in zip(first, second, strict=True):
     assert one.keys() == eight.keys()
     for key in one.keys() - {"split"}:
@@ -205,8 +217,8 @@ def test_several_steps_per_dispatch_train_like_one(tmp_path):
   for name in MEMBERS:
     close = pytest.approx(second[name]["last"]["nll"], rel=1e-3)
     assert first[name]["last"]["nll"] == close
-  lines = zip(runs.metrics(tmp_path / "1"), runs.metrics(tmp_path / "2"), strict=True)
-  for a, b in lines:
+  one, two = (runs.repeatable_metrics(tmp_path / count) for count in "12")
+  for a, b in zip(one, two, strict=True):
     for key in a.keys() - {"split"}:
       assert a[key] == pytest.approx(b[key], rel=1e-2, abs=1e-3)
 
@@ -215,10 +227,14 @@ def test_stop_and_finish_from_python(tmp_path):
   answers = iter([False, True])
   with pytest.raises(Preempted, match="stopped at step 2 of 12"):
     jaxdistill.train(runs.config(), tmp_path, stop=lambda: next(answers), quiet=True)
+  (before,) = lines_of(tmp_path, "train")
   summary = jaxdistill.train(runs.config(), tmp_path, quiet=True)
   again = jaxdistill.train(runs.config(), tmp_path, quiet=True)
   assert summary["steps"] == 12
   assert summary == again
+  # The time goes on where the stopped process left it.
+  seconds = [line["seconds"] for line in lines_of(tmp_path, "train")]
+  assert seconds[0] == before["seconds"] and seconds == sorted(seconds)
 
 
 def test_divergence_ends_the_run_and_keeps_a_finite_checkpoint(tmp_path, capsys):

@@ -1,0 +1,79 @@
+"""Finds a config file by its path, or one that comes with the package by its name."""
+
+import os
+from pathlib import Path
+import re
+from typing import NamedTuple
+
+from jaxdistill.core import registry
+from jaxdistill.errors import ConfigError
+
+# A link to the repository's folder; a wheel has the files themselves.
+_PACKAGED = Path(__file__).parent.parent / "configs"
+
+
+class ConfigFile(NamedTuple):
+  """A config file, and what it is told.
+
+  Attributes:
+    path: of the file.
+    argument: that its `get_config` is called with; None if there is none.
+  """
+
+  path: str
+  argument: str | None
+
+  @property
+  def run_name(self) -> str:
+    """What a folder with the runs of this file and argument is called."""
+    name = Path(self.path).stem
+    if self.argument:
+      name += "-" + re.sub(r"[^\w.-]+", "-", self.argument)
+    return name
+
+
+def packaged_configs() -> dict[str, Path]:
+  """Returns name -> file of the configs that come with the package."""
+  return {path.stem: path for path in sorted(_PACKAGED.glob("*.py"))}
+
+
+def find_config(text: str) -> ConfigFile:
+  """Returns the config file that the command line names.
+
+  Args:
+    text: a path, or the name of one that comes with the package; behind a colon may
+      follow an argument. A colon may also belong to the path.
+
+  Raises:
+    ConfigError: if there is no such file, naming the nearest one.
+  """
+  if os.path.isfile(text):
+    return ConfigFile(text, None)
+  for position, character in enumerate(text):
+    if character == ":" and os.path.isfile(text[:position]):
+      return ConfigFile(text[:position], text[position + 1 :])
+
+  name, colon, argument = text.partition(":")
+  packaged = packaged_configs()
+  stem = name.removesuffix(".py")
+  if stem in packaged:
+    return ConfigFile(str(packaged[stem]), argument if colon else None)
+
+  # There is no such file, whatever is taken for its name.
+  file, ending, _ = text.partition(".py:")
+  missing = f"{file}.py" if ending else text
+  raise ConfigError(f"there is no config file {missing!r}{_hint(missing)}")
+
+
+def _hint(missing: str) -> str:
+  """Returns which file was probably meant, or what lists those that there are."""
+  folder, name = os.path.split(missing)
+  stem = name.partition(":")[0].removesuffix(".py")
+  suggestions = {name: name for name in packaged_configs()}
+  if os.path.isdir(folder or os.curdir):
+    for path in Path(folder).glob("*.py"):
+      suggestions[path.stem] = str(path)
+  found = registry.closest(stem, suggestions)
+  if found:
+    return f"; did you mean {suggestions[found]!r}?"
+  return "; python -m jaxdistill configs lists those that come with the package"
