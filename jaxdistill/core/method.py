@@ -110,7 +110,10 @@ class Step(NamedTuple):
   Attributes:
     params: the method's own parameters.
     memory: the method's memory.
-    outputs: forward pass of the cohort, each member on its own images.
+    outputs: forward pass of the cohort, each member on its own images; in a sequential
+      update with the members before this one updated already.
+    first: forward pass before any member was updated, detached; the same as `outputs`
+      if all members are updated at once.
     batch: the batch.
     views: images and targets of each member.
     context: where in the run the step is, and further forward passes.
@@ -119,6 +122,7 @@ class Step(NamedTuple):
   params: PyTree
   memory: PyTree
   outputs: Outputs
+  first: Outputs
   batch: Batch
   views: Views
   context: Context

@@ -140,12 +140,16 @@ def make_train_step(
       )
 
     def objective(
-      params: dict[str, PyTree], method_params: PyTree, outputs: Outputs
+      params: dict[str, PyTree],
+      method_params: PyTree,
+      outputs: Outputs,
+      first: Outputs,
     ) -> Objective:
       step = Step(
         params=method_params,
         memory=state.method.memory,
         outputs=outputs,
+        first=jax.lax.stop_gradient(first),
         batch=batch,
         views=seen,
         context=context(params, outputs),

@@ -27,7 +27,8 @@ class Problem(NamedTuple):
     method_params: the method's own parameters before the step.
     images: f32[M, B, H, W, 3] what every member sees.
     key: of the forward pass.
-    objective: (group name -> params, method params, outputs) -> Objective.
+    objective: (group name -> params, method params, outputs, outputs before any update)
+      -> Objective.
   """
 
   specs: Sequence[GroupSpec]
@@ -35,7 +36,7 @@ class Problem(NamedTuple):
   method_params: PyTree
   images: jax.Array
   key: jax.Array
-  objective: Callable[[dict[str, PyTree], PyTree, Outputs], Objective]
+  objective: Callable[[dict[str, PyTree], PyTree, Outputs, Outputs], Objective]
 
   @property
   def params(self) -> dict[str, PyTree]:
@@ -76,7 +77,7 @@ def simultaneous(problem: Problem) -> Solution:
 
   def total(params, method_params):
     outputs, stats = problem.forward(params)
-    objective = problem.objective(params, method_params, outputs)
+    objective = problem.objective(params, method_params, outputs, outputs)
     return objective.member.sum() + objective.shared, (objective, outputs, stats)
 
   gradient = jax.grad(total, argnums=(0, 1), has_aux=True)
@@ -102,7 +103,9 @@ def sequential(problem: Problem) -> Solution:
   updated = []
   for spec in problem.specs:
     for k in range(spec.size):
-      turn = _take_turn(problem, cohort, outputs, stats[spec.name], spec, k)
+      turn = _take_turn(
+        problem, cohort, outputs, first_outputs, stats[spec.name], spec, k
+      )
       cohort, outputs = turn.cohort, turn.outputs
       method_grads = jax.tree.map(jnp.add, method_grads, turn.method_grads)
       objectives.append(turn.objective)
@@ -112,7 +115,8 @@ def sequential(problem: Problem) -> Solution:
   new_params = {name: group.params for name, group in cohort.items()}
 
   def shared(method_params):
-    return jnp.asarray(problem.objective(new_params, method_params, outputs).shared)
+    objective = problem.objective(new_params, method_params, outputs, first_outputs)
+    return jnp.asarray(objective.shared)
 
   method_grads = jax.tree.map(
     jnp.add, method_grads, jax.grad(shared)(problem.method_params)
@@ -130,6 +134,7 @@ def _take_turn(
   problem: Problem,
   cohort: dict[str, Group],
   outputs: Outputs,
+  first: Outputs,
   stats: PyTree,
   spec: GroupSpec,
   k: int,
@@ -140,6 +145,7 @@ def _take_turn(
     problem: the step.
     cohort: the groups after the turns before.
     outputs: outputs after the turns before.
+    first: outputs before any turn.
     stats: the group's new batch statistics [K, ...].
     spec: the group.
     k: the member's place in it.
@@ -159,7 +165,7 @@ def _take_turn(
   def own_loss(params, method_params):
     all_params = {name: other.params for name, other in cohort.items()}
     all_params[spec.name] = set_member(group.params, k, params)
-    objective = problem.objective(all_params, method_params, rerun(params))
+    objective = problem.objective(all_params, method_params, rerun(params), first)
     return objective.member[position], objective
 
   gradient = jax.grad(own_loss, argnums=(0, 1), has_aux=True)

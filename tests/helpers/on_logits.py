@@ -85,6 +85,7 @@ def step_on(
     params=params or {},
     memory=memory or {},
     outputs=outputs,
+    first=outputs,
     batch=Batch(
       image=None,
       label=jnp.asarray(labels),

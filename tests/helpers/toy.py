@@ -178,6 +178,7 @@ def as_step(method_state, outputs, batch, views, context):
     params=method_state.params,
     memory=method_state.memory,
     outputs=outputs,
+    first=outputs,
     batch=batch,
     views=views,
     context=context,
