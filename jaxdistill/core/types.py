@@ -40,7 +40,7 @@ class Perturbed(NamedTuple):
     image: f32[B, H, W, 3].
     permutation: i32[B] the partner mixed into each image; its own index where nothing
       is mixed.
-    weight: f32[] weight of the original image and label; 1 where nothing is mixed.
+    weight: f32[] weight of the original image; 1 where nothing is mixed.
   """
 
   image: jax.Array
@@ -68,14 +68,27 @@ class Perturbation:
     op: i32[] position of the drawn operation in the pool; -1 for none.
     permutation: i32[B] the partner mixed into each image (its own index for operations
       that do not mix).
-    weight: f32[] weight of the original image and label; 1 for operations that do not
-      mix.
+    weight: f32[] weight of the original image; 1 for operations that do not mix.
+    label_weight: f32[] weight of the original label: that of the image, or 1 if labels
+      stay as they are.
   """
 
   member: jax.Array
   op: jax.Array
   permutation: jax.Array
   weight: jax.Array
+  label_weight: jax.Array
+
+  @classmethod
+  def none(cls, batch_size: int) -> "Perturbation":
+    """Returns what is recorded of a step in which no member is perturbed."""
+    return cls(
+      member=jnp.int32(-1),
+      op=jnp.int32(-1),
+      permutation=jnp.arange(batch_size, dtype=jnp.int32),
+      weight=jnp.float32(1),
+      label_weight=jnp.float32(1),
+    )
 
   def is_perturbed(self, num_members: int) -> jax.Array:
     """Returns bool[M]: which member, if any, is perturbed in this step."""
@@ -90,14 +103,21 @@ class Perturbation:
     """Mixes what belongs to the images as they were mixed: w * own + (1 - w) * other.
 
     Args:
-      values: an array with the batch along `axis`, such as label distributions [B, C].
+      values: an array with the batch along `axis`, such as predictions [B, C].
       axis: the batch axis.
 
     Returns:
       An array of the same shape; `values` themselves where nothing was mixed.
     """
+    return self._mix(values, self.weight, axis)
+
+  def mix_labels(self, labels: jax.Array) -> jax.Array:
+    """Mixes label distributions [B, C], if labels are mixed where images are."""
+    return self._mix(labels, self.label_weight, axis=0)
+
+  def _mix(self, values: jax.Array, weight: jax.Array, axis: int) -> jax.Array:
     partner = jnp.take(values, self.permutation, axis=axis)
-    return self.weight * values + (1 - self.weight) * partner
+    return weight * values + (1 - weight) * partner
 
 
 @struct.dataclass
@@ -107,7 +127,7 @@ class Views:
   Attributes:
     image: f32[M, B, H, W, 3] normalised input of every member.
     target: f32[M, B, C] label distribution that belongs to it: one-hot, or mixed where
-      the image is; smoothed.
+      the image is, unless labels stay as they are; smoothed.
     perturbation: which member was perturbed, and how.
     smoothing: probability that is spread evenly over the classes in every target.
   """
@@ -121,6 +141,24 @@ class Views:
   def is_perturbed(self) -> jax.Array:
     """Which member saw perturbed images: bool[M]."""
     return self.perturbation.is_perturbed(self.target.shape[0])
+
+  @property
+  def is_mixed(self) -> jax.Array:
+    """Which member saw mixed images: bool[M]."""
+    return self.is_perturbed & self.perturbation.mixes
+
+  def as_seen(self, values: jax.Array) -> jax.Array:
+    """Returns what belongs to the images of each member, mixed where they were.
+
+    Args:
+      values: [M, B, C], or [1, B, C] for all members: what belongs to the images of the
+        batch, such as earlier predictions for them.
+
+    Returns:
+      [M, B, C]; the values themselves for members whose images were not mixed.
+    """
+    mixture = self.perturbation.mix(values, axis=1)
+    return jnp.where(self.is_mixed[:, None, None], mixture, values)
 
   @property
   def label(self) -> jax.Array:
