@@ -122,9 +122,10 @@ class Step(NamedTuple):
   Attributes:
     modules: the method's own modules, owner -> (params, stats).
     memory: the method's memory.
-    outputs: forward pass of the cohort, each member on its own images.
-    first: the same before any member was updated in this step; what `outputs` are,
-      unless members are updated one after the other.
+    outputs: forward pass of the cohort, each member on its own images; in a sequential
+      update with the members before this one updated already.
+    first: forward pass before any member was updated, detached; the same as `outputs`
+      if all members are updated at once.
     batch: the batch.
     views: images and targets of each member.
     context: where in the run the step is, and further forward passes.

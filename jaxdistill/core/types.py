@@ -13,14 +13,12 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from jaxdistill import losses
+
 PyTree = Any
 
 Variables = dict[str, tuple[PyTree, PyTree]]
 """Group name, or owner of a method's modules -> (params, stats)."""
-
-# Logits and features of larger magnitude do not count as finite: the square of a
-# difference of two of them, and a sum of such squares, would overflow in float32.
-LARGEST = 1e15
 
 
 @struct.dataclass
@@ -47,7 +45,7 @@ class Perturbed(NamedTuple):
     image: f32[B, H, W, 3].
     permutation: i32[B] the partner mixed into each image; its own index where nothing
       is mixed.
-    weight: f32[] weight of the original image and label; 1 where nothing is mixed.
+    weight: f32[] weight of the original image; 1 where nothing is mixed.
   """
 
   image: jax.Array
@@ -75,14 +73,27 @@ class Perturbation:
     op: i32[] position of the drawn operation in the pool; -1 for none.
     permutation: i32[B] the partner mixed into each image (its own index for operations
       that do not mix).
-    weight: f32[] weight of the original image and label; 1 for operations that do not
-      mix.
+    weight: f32[] weight of the original image; 1 for operations that do not mix.
+    label_weight: f32[] weight of the original label: that of the image, or 1 if labels
+      stay as they are.
   """
 
   member: jax.Array
   op: jax.Array
   permutation: jax.Array
   weight: jax.Array
+  label_weight: jax.Array
+
+  @classmethod
+  def none(cls, batch_size: int) -> "Perturbation":
+    """Returns what is recorded of a step in which no member is perturbed."""
+    return cls(
+      member=jnp.int32(-1),
+      op=jnp.int32(-1),
+      permutation=jnp.arange(batch_size, dtype=jnp.int32),
+      weight=jnp.float32(1),
+      label_weight=jnp.float32(1),
+    )
 
   def is_perturbed(self, num_members: int) -> jax.Array:
     """Returns bool[M]: which member, if any, is perturbed in this step."""
@@ -97,14 +108,21 @@ class Perturbation:
     """Mixes what belongs to the images as they were mixed: w * own + (1 - w) * other.
 
     Args:
-      values: an array with the batch along `axis`, such as label distributions [B, C].
+      values: an array with the batch along `axis`, such as predictions [B, C].
       axis: the batch axis.
 
     Returns:
       An array of the same shape; `values` themselves where nothing was mixed.
     """
+    return self._mix(values, self.weight, axis)
+
+  def mix_labels(self, labels: jax.Array) -> jax.Array:
+    """Mixes label distributions [B, C], if labels are mixed where images are."""
+    return self._mix(labels, self.label_weight, axis=0)
+
+  def _mix(self, values: jax.Array, weight: jax.Array, axis: int) -> jax.Array:
     partner = jnp.take(values, self.permutation, axis=axis)
-    return self.weight * values + (1 - self.weight) * partner
+    return weight * values + (1 - weight) * partner
 
 
 @struct.dataclass
@@ -114,7 +132,7 @@ class Views:
   Attributes:
     image: f32[M, B, H, W, 3] normalised input of every member.
     target: f32[M, B, C] label distribution that belongs to it: one-hot, or mixed where
-      the image is; smoothed.
+      the image is, unless labels stay as they are; smoothed.
     perturbation: which member was perturbed, and how.
     smoothing: probability that is spread evenly over the classes in every target.
   """
@@ -128,6 +146,24 @@ class Views:
   def is_perturbed(self) -> jax.Array:
     """Which member saw perturbed images: bool[M]."""
     return self.perturbation.is_perturbed(self.target.shape[0])
+
+  @property
+  def is_mixed(self) -> jax.Array:
+    """Which member saw mixed images: bool[M]."""
+    return self.is_perturbed & self.perturbation.mixes
+
+  def as_seen(self, values: jax.Array) -> jax.Array:
+    """Returns what belongs to the images of each member, mixed where they were.
+
+    Args:
+      values: [M, B, C], or [1, B, C] for all members: what belongs to the images of the
+        batch, such as earlier predictions for them.
+
+    Returns:
+      [M, B, C]; the values themselves for members whose images were not mixed.
+    """
+    mixture = self.perturbation.mix(values, axis=1)
+    return jnp.where(self.is_mixed[:, None, None], mixture, values)
 
   @property
   def label(self) -> jax.Array:
@@ -166,7 +202,7 @@ class Outputs:
   Attributes:
     logits: f32[M, B, C] in member order. Rows of members that are not `alive` are zero.
     alive: bool[M] whether the member's weights are finite and its logits are, and not
-      beyond `LARGEST`; methods keep the others out of every contest, target and
+      beyond `losses.LARGEST`; methods keep the others out of every contest, target and
       ensemble.
     groups: group name -> `ModelOutput` with a leading member axis K.
   """
@@ -199,23 +235,25 @@ class Outputs:
     rows = (row for output in self.groups.values() for row in output.features[feature])
     return dict(zip(self.members, rows, strict=True))
 
-  def within_range(self, feature: str) -> tuple["Outputs", jax.Array]:
+  def within_range(
+    self, feature: str, largest: float = losses.LARGEST
+  ) -> tuple["Outputs", jax.Array]:
     """Replaces a feature that no distance may be taken to by zeros.
 
     Logits may be finite where a feature is not, or is too large to be squared.
 
     Args:
       feature: its name.
+      largest: magnitude up to which distances to it can be computed.
 
     Returns:
-      (outputs in which the feature is at most `LARGEST` everywhere and in float32,
-      bool[M] whose was, and is what it was).
+      (outputs with the feature in float32, bool[M] whose is what it was).
     """
     groups = {}
     fits = []
     for name, output in self.groups.items():
       values = output.features[feature].astype(jnp.float32)
-      fit = (jnp.abs(values) <= LARGEST).all(axis=tuple(range(1, values.ndim)))
+      fit = (jnp.abs(values) <= largest).all(axis=tuple(range(1, values.ndim)))
       fits.append(fit)
       mask = fit.reshape((-1,) + (1,) * (values.ndim - 1))
       kept = jnp.where(mask, values, 0)

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdistill import losses
 from jaxdistill.core import registry, rng
 from jaxdistill.core.method import GroupSpec
 from jaxdistill.core.types import (
-  LARGEST,
   Group,
   ModelOutput,
   Outputs,
@@ -195,7 +195,7 @@ def _run_group(
   intact = jax.vmap(all_finite)((params, stats))
   output, stats = _map_members(run_member, spec)(params, stats, images, keys)
   output = ModelOutput(output.logits.astype(jnp.float32), output.features)
-  alive = intact & (jnp.abs(output.logits) <= LARGEST).all(axis=(1, 2))
+  alive = intact & (jnp.abs(output.logits) <= losses.LARGEST).all(axis=(1, 2))
   safe = _where_member(alive, output, jax.tree.map(jnp.zeros_like, output))
   return safe, alive, stats
 

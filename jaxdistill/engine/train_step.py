@@ -161,7 +161,7 @@ def make_train_step(
         modules=modules,
         memory=state.method.memory,
         outputs=outputs,
-        first=first,
+        first=jax.lax.stop_gradient(first),
         batch=batch,
         views=seen,
         context=context(params, outputs),

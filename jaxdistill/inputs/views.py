@@ -73,11 +73,11 @@ def make_views(
       clean = standardize(image)
       perturbed = standardize(own[None])
 
-    # Images and labels change together, and only for the member that was drawn.
+    # Only for the member that was drawn; its labels change with its images.
     chosen = perturbation.is_perturbed(len(members))[:, None, None]
     images = jnp.where(chosen[..., None, None], perturbed, clean)
     one_hot = jax.nn.one_hot(batch.label, num_classes)
-    target = jnp.where(chosen, perturbation.mix(one_hot)[None], one_hot[None])
+    target = jnp.where(chosen, perturbation.mix_labels(one_hot)[None], one_hot[None])
     return Views(images, smoothed(target), perturbation, smoothing), clean
 
   return views

@@ -2,11 +2,14 @@
 
 None of them takes a mean over the batch or stops a gradient: the caller decides both,
 except that `dmfl` detaches its targets. All compute in float32, whatever they are
-given. They need nothing but jax and optax, so any JAX code can import them.
+given, and are finite for whatever is finite: logits and features beyond 1e15 count as
+1e15, see `bounded`. They need nothing but jax and optax, so any JAX code can import
+them.
 
 A loss of one's own is a function from arrays to one value per example, [B] or [...].
 """
 
+from jaxdistill.losses._bounds import LARGEST, bounded
 from jaxdistill.losses.features import (
   attention_map,
   attention_transfer,
@@ -25,9 +28,11 @@ from jaxdistill.losses.logits import (
 )
 
 __all__ = [
+  "LARGEST",
   "attention_map",
   "attention_transfer",
   "average_pool",
+  "bounded",
   "byot_hint",
   "cross_entropy",
   "diversity",

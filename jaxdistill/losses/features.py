@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdistill.losses._bounds import LARGEST, bounded
 from jaxdistill.losses.logits import kl_divergence
 
 # torch's F.normalize divides by max(norm, 1e-12); squared here, so that the gradient at
@@ -47,8 +48,8 @@ def feature_l2(
       f"features must have one shape, got {student.shape} and {teacher.shape}: "
       "project one of them"
     )
-  student = student.astype(jnp.float32)
-  teacher = teacher.astype(jnp.float32)
+  student = bounded(student.astype(jnp.float32))
+  teacher = bounded(teacher.astype(jnp.float32))
   if reduce == "normalized":
     difference = _flat_unit(student) - _flat_unit(teacher)
     return jnp.sum(difference**2, axis=1)
@@ -76,7 +77,9 @@ def attention_map(features: jax.Array, power: float = 2) -> jax.Array:
     S. Zagoruyko, N. Komodakis: Paying More Attention to Attention. ICLR 2017, section
       3.1.
   """
-  energy = jnp.mean(jnp.abs(features.astype(jnp.float32)) ** power, axis=-1)
+  # The energy is squared once more for its norm.
+  features = bounded(features.astype(jnp.float32), LARGEST ** (1 / power))
+  energy = jnp.mean(jnp.abs(features) ** power, axis=-1)
   return _flat_unit(energy)
 
 
@@ -129,7 +132,7 @@ def average_pool(features: jax.Array, grid: tuple[int, int]) -> jax.Array:
       f"a {height} x {width} feature map cannot be pooled to {rows} x {columns}: "
       "take stages whose sides are whole multiples of each other"
     )
-  cells = features.reshape(
+  cells = bounded(features).reshape(
     batch, rows, height // rows, columns, width // columns, channels
   )
   return cells.mean(axis=(2, 4))
@@ -149,8 +152,8 @@ def byot_hint(student: jax.Array, teacher: jax.Array) -> jax.Array:
     L. Zhang, J. Song, A. Gao, J. Chen, C. Bao, K. Ma: Be Your Own Teacher. ICCV 2019,
       equation 5; the mask is that of the widespread code by luanyunteng.
   """
-  student = student.astype(jnp.float32)
-  teacher = teacher.astype(jnp.float32)
+  student = bounded(student.astype(jnp.float32))
+  teacher = bounded(teacher.astype(jnp.float32))
   active = (student > 0) | (teacher > 0)
   return jnp.sum((student - teacher) ** 2, axis=1, where=active)
 
@@ -198,7 +201,8 @@ class _Opposition(NamedTuple):
 
 def _opposite_attention(features: jax.Array) -> _Opposition:
   """Computes a map's attention and its opposite, in the notation of `diversity`."""
-  energy = jnp.mean(features.astype(jnp.float32) ** 2, axis=-1)
+  features = bounded(features.astype(jnp.float32), LARGEST ** (1 / 2))
+  energy = jnp.mean(features**2, axis=-1)
   own = _flat_unit(energy)
   # The inner product equals the norm of the energy, and has a finite gradient where
   # that is zero.
@@ -262,4 +266,4 @@ def diversity_target(previous_features: jax.Array) -> jax.Array:
   batch, height, width, channels = previous_features.shape
   shift = (wanted - own) * norm / channels
   shift = shift.reshape(batch, height, width, 1)
-  return previous_features.astype(jnp.float32) + shift
+  return bounded(previous_features.astype(jnp.float32)) + shift

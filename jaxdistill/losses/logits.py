@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdistill.losses._bounds import bounded
+
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Computes -log softmax(logits)[label].
@@ -17,7 +19,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     f32[...].
   """
   return optax.losses.softmax_cross_entropy_with_integer_labels(
-    logits.astype(jnp.float32), labels
+    bounded(logits.astype(jnp.float32)), labels
   )
 
 
@@ -32,7 +34,7 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     f32[...].
   """
   return optax.losses.softmax_cross_entropy(
-    logits.astype(jnp.float32), targets.astype(jnp.float32)
+    bounded(logits.astype(jnp.float32)), targets.astype(jnp.float32)
   )
 
 
@@ -57,8 +59,10 @@ def kl_divergence(
     G. Hinton, O. Vinyals, J. Dean: Distilling the Knowledge in a Neural Network.
       arXiv:1503.02531, 2015, section 2.
   """
-  student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
-  teacher = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature)
+  student_logits = bounded(student_logits.astype(jnp.float32))
+  teacher_logits = bounded(teacher_logits.astype(jnp.float32))
+  student = jax.nn.log_softmax(student_logits / temperature)
+  teacher = jax.nn.log_softmax(teacher_logits / temperature)
   kl = optax.losses.kl_divergence_with_log_targets(student, teacher)
   return temperature**2 * kl
 

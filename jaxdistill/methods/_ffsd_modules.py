@@ -7,10 +7,14 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdistill import losses
 from jaxdistill.core import rng
 from jaxdistill.core.method import SHARED
 from jaxdistill.core.types import Outputs, PyTree, Variables
 from jaxdistill.nn.conv import batch_norm, convolution, member_conv
+
+# Attention is the square of a map.
+_LARGEST = losses.LARGEST**0.5
 
 Maps = dict[str, list[jax.Array]]
 """Member name -> its maps [B, H, W, D], one for each stage from shallow to deep."""
@@ -231,7 +235,7 @@ def member_maps(outputs: Outputs, stages: tuple[str, ...]) -> tuple[Maps, jax.Ar
   fits = jnp.ones(outputs.alive.shape, bool)
   maps = {name: [] for name in outputs.members}
   for stage in stages:
-    bounded, fit = outputs.within_range(stage)
+    bounded, fit = outputs.within_range(stage, _LARGEST)
     fits &= fit
     for name, values in bounded.features(stage).items():
       maps[name].append(values)

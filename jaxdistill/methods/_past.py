@@ -25,7 +25,7 @@ class Recalled(NamedTuple):
   """What is recalled in a step.
 
   Attributes:
-    probabilities: f32[M, B, C] earlier predictions.
+    probabilities: f32[M, B, C] earlier predictions; mixed where the images are.
     known: bool[M, B] whether there is one.
     memory: the new memory.
   """
@@ -91,20 +91,24 @@ def _past_table(dtype: str, top_k: int) -> Past:
     )
 
   def recall(memory: PyTree, step: Step) -> Recalled:
-    logits = step.outputs.logits
+    logits = step.first.logits
     rows = _tables.read(memory, step.batch.index, logits.shape[-1])
     past = jnp.swapaxes(rows, 0, 1)
+    recalled = step.views.as_seen(past)
+
+    # A mixture has a past if both of its examples have one.
     known = past.sum(axis=-1) > 0.5
+    partner_known = known[:, step.views.perturbation.permutation]
+    known &= partner_known | ~step.views.is_mixed[:, None]
 
     # What was predicted for a mixture of images says nothing about the example; nor do
     # the zeros that stand for a diverged member's logits.
-    mixed = step.views.is_perturbed & step.views.perturbation.mixes
-    unfit = mixed | ~step.outputs.alive
-    predicted = jax.nn.softmax(jax.lax.stop_gradient(logits))
+    unfit = step.views.is_mixed | ~step.first.alive
+    predicted = jax.nn.softmax(logits)
     kept = jnp.where(unfit[:, None, None], past, predicted)
     new_rows = jnp.swapaxes(kept, 0, 1)
     new_memory = _tables.write(memory, step.batch.index, new_rows, step.batch.mask)
-    return Recalled(probabilities=past, known=known, memory=new_memory)
+    return Recalled(probabilities=recalled, known=known, memory=new_memory)
 
   return Past(init=init, recall=recall, update=keep_memory)
 

@@ -48,7 +48,7 @@ def dml(
 
   def pairwise(logits: jax.Array, teachers: jax.Array, peers: jax.Array) -> jax.Array:
     pairs = losses.pairwise_kl(logits, teachers, temperature).mean(axis=-1)
-    total = (peers * pairs).sum(axis=1)
+    total = jnp.where(peers, pairs, 0).sum(axis=1)
     if reduce == "sum":
       return total
     return total / jnp.maximum(peers.sum(axis=1), 1)
@@ -56,7 +56,9 @@ def dml(
   def to_mean_logits(
     logits: jax.Array, teachers: jax.Array, peers: jax.Array
   ) -> jax.Array:
-    total = jnp.einsum("ij,jbc->ibc", peers, teachers, precision="highest")
+    weights = peers.astype(jnp.float32)
+    bounded = losses.bounded(teachers)
+    total = jnp.einsum("ij,jbc->ibc", weights, bounded, precision="highest")
     mean = total / jnp.maximum(peers.sum(axis=1), 1)[:, None, None]
     kl = losses.kl_divergence(logits, mean, temperature).mean(axis=1)
     return jnp.where(peers.any(axis=1), kl, 0)
@@ -66,7 +68,7 @@ def dml(
   def loss(step: Step) -> Objective:
     logits = step.outputs.logits
     teachers = jax.lax.stop_gradient(logits)
-    kl = mutual(logits, teachers, step.outputs.peers.astype(jnp.float32))
+    kl = mutual(logits, teachers, step.outputs.peers)
     return Objective(member=step.label_loss + weight * kl, metrics={"kl": kl})
 
   return Method(loss=loss, min_members=2)

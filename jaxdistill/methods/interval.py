@@ -43,7 +43,8 @@ def interval(
     weights: "gradual" as above, or "fixed", a = 1 and b = 2.
     teacher: "table", S is measured on every training image without augmentation and
       looked up; "snapshot", copies of all members are kept and predict what they see of
-      each batch (one more forward pass a step).
+      each batch (one more forward pass a step). A member whose images were mixed learns
+      the mixture of the soft labels.
     accuracy: split on which v is measured, "train", or "holdout" if examples are held
       out.
     scale_kl: multiply the KL by T^2, which the paper does not.
@@ -79,7 +80,7 @@ def interval(
 
   def blend(outputs: Outputs, accuracies: jax.Array) -> jax.Array:
     """Aggregates the members' predictions to soft labels f32[B, C]."""
-    probabilities = jax.nn.softmax(outputs.logits / temperature)
+    probabilities = jax.nn.softmax(losses.bounded(outputs.logits) / temperature)
     return targets.accuracy_weighted(
       probabilities, jnp.where(outputs.alive, accuracies, 0)
     )
@@ -87,15 +88,17 @@ def interval(
   def run_snapshot(step: Step) -> jax.Array:
     """Returns what the kept weights predict for the images of each member."""
     memory = step.memory
-    shape = step.outputs.logits.shape
+    shape = step.outputs.logits.shape[1:]
 
     def predict() -> jax.Array:
       outputs = step.context.forward(memory["cohort"], step.views.image)
-      return blend(outputs, memory["accuracy"])
+      # What is predicted for mixed images belongs to none of the batch.
+      accuracies = jnp.where(step.views.is_mixed, 0, memory["accuracy"])
+      return blend(outputs, accuracies)
 
     distilling = cycle.is_distilling(step.context.epoch)
-    soft = jax.lax.cond(distilling, predict, lambda: jnp.zeros(shape[1:]))
-    return jnp.broadcast_to(jax.lax.stop_gradient(soft)[None], shape)
+    soft = jax.lax.cond(distilling, predict, lambda: jnp.zeros(shape))
+    return step.views.as_seen(jax.lax.stop_gradient(soft)[None])
 
   soft_labels = _look_up if teacher == "table" else run_snapshot
 
@@ -223,10 +226,7 @@ def _look_up(step: Step) -> jax.Array:
   """Returns the soft labels of the table for every member: f32[M, B, C]."""
   num_classes = step.outputs.logits.shape[-1]
   soft = _tables.read(step.memory["soft"], step.batch.index, num_classes)
-  # The member whose images were mixed learns the mixture, as it does of the labels.
-  mixture = step.views.perturbation.mix(soft)
-  perturbed = step.views.is_perturbed[:, None, None]
-  return jnp.where(perturbed, mixture[None], soft[None])
+  return step.views.as_seen(soft[None])
 
 
 def _start_accuracy(memory: PyTree) -> PyTree:

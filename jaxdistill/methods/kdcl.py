@@ -6,6 +6,11 @@ the target. What the paper calls invariant collaborative learning, each image au
 independently for every member, is the run's key `views = "per_member"` and goes with
 any method.
 
+In a step in which a member sees mixed images, its logits belong to no example of the
+batch, and no label of the batch to what it sees. It takes no part in the target then,
+and learns the same mixture of the target's probabilities. The target is thus made with
+the labels of the images that were seen, which are one class each, as in the paper.
+
 Reference:
   Q. Guo, X. Wang, Y. Wu, Z. Yu, D. Liang, X. Hu, P. Luo: Online Knowledge Distillation
     via Collaborative Learning. CVPR 2020. No code of the authors was released.
@@ -19,15 +24,19 @@ import jax.numpy as jnp
 
 from jaxdistill import losses, targets
 from jaxdistill.core.method import Init, Method, Setup, Step, Survey, no_state
-from jaxdistill.core.types import Batch, Objective, Outputs, PyTree
+from jaxdistill.core.types import Batch, Objective, Outputs, PyTree, Views
 from jaxdistill.errors import require_choice, require_not_negative, require_positive
+
+# The smallest probability of a mixture: its logarithm is finite, and nothing is learned
+# of it.
+_TINY = 1e-30
 
 
 class _Target(NamedTuple):
   """What all members learn.
 
   Attributes:
-    logits: [B, C].
+    logits: [B, C], of the images before they were mixed.
     metrics: name -> what is logged about it.
   """
 
@@ -36,7 +45,7 @@ class _Target(NamedTuple):
 
 
 def _collaborative(
-  make_target: Callable[[Step, jax.Array], _Target],
+  make_target: Callable[[Step, jax.Array, jax.Array], _Target],
   *,
   weight: float,
   temperature: float,
@@ -47,7 +56,8 @@ def _collaborative(
   """Returns the method with this target.
 
   Args:
-    make_target: (step, detached logits f32[M, B, C]) -> the target.
+    make_target: (step, detached logits f32[M, B, C], bool[M] members that take part)
+      -> the target.
     weight: lambda of equation 2, at least 0.
     temperature: T > 0.
     init: see `Method`.
@@ -59,14 +69,34 @@ def _collaborative(
 
   def loss(step: Step) -> Objective:
     logits = step.outputs.logits
-    target = make_target(step, jax.lax.stop_gradient(logits))
-    teacher = jnp.broadcast_to(target.logits[None], logits.shape)
+    takes_part = step.outputs.alive & ~step.views.is_mixed
+    target = make_target(step, jax.lax.stop_gradient(logits), takes_part)
+    teacher = _as_seen(step.views, target.logits, temperature)
     kl = losses.kl_divergence(logits, teacher, temperature).mean(axis=1)
+    kl = jnp.where(takes_part.any(), kl, 0)
     return Objective(
       member=step.label_loss + weight * kl, metrics={"kl": kl, **target.metrics}
     )
 
   return Method(loss=loss, init=init, surveys=surveys, min_members=2, columns=columns)
+
+
+def _as_seen(views: Views, target: jax.Array, temperature: float) -> jax.Array:
+  """Returns what each member learns of a target, given what it sees.
+
+  Args:
+    views: of the step.
+    target: [B, C] logits.
+    temperature: at which probabilities are mixed.
+
+  Returns:
+    [M, B, C] logits: the target, or its mixture where the images are mixed.
+  """
+  probabilities = jax.nn.softmax(target / temperature)
+  mixture = views.perturbation.mix(probabilities)
+  log_mixture = temperature * jnp.log(jnp.maximum(mixture, _TINY))
+  mixed = views.is_mixed[:, None, None]
+  return jnp.where(mixed, log_mixture[None], target[None])
 
 
 def naive(
@@ -86,18 +116,17 @@ def naive(
   """
   require_choice(scope=(scope, ("sample", "batch")))
 
-  def make_target(step: Step, logits: jax.Array) -> _Target:
-    alive = step.outputs.alive
+  def make_target(step: Step, logits: jax.Array, takes_part: jax.Array) -> _Target:
     ce = losses.cross_entropy(logits, step.labels)
     if scope == "sample":
-      best = jnp.argmin(jnp.where(alive[:, None], ce, jnp.inf), axis=0)
-      teacher = targets.kdcl_naive(logits, step.batch.label, alive)
+      best = jnp.argmin(jnp.where(takes_part[:, None], ce, jnp.inf), axis=0)
+      teacher = targets.kdcl_naive(logits, step.batch.label, takes_part)
     else:
-      winner = targets.winner(jnp.where(alive, ce.mean(axis=1), jnp.nan))
+      winner = targets.winner(jnp.where(takes_part, ce.mean(axis=1), jnp.nan))
       best = jnp.broadcast_to(winner, step.batch.label.shape)
-      teacher = logits[jnp.maximum(winner, 0)]
+      teacher = losses.bounded(logits[jnp.maximum(winner, 0)])
     members = jnp.arange(len(logits))
-    wins = (members[:, None] == best[None]) & alive[:, None]
+    wins = (members[:, None] == best[None]) & takes_part[:, None]
     return _Target(logits=teacher, metrics={"wins": wins.mean(axis=1)})
 
   return _collaborative(
@@ -118,8 +147,8 @@ def linear(*, weight: float = 1.0, temperature: float = 2.0) -> Method:
     ConfigError: for values out of range.
   """
 
-  def make_target(step: Step, logits: jax.Array) -> _Target:
-    combined = targets.kdcl_linear(logits, step.batch.label, step.outputs.alive)
+  def make_target(step: Step, logits: jax.Array, takes_part: jax.Array) -> _Target:
+    combined = targets.kdcl_linear(logits, step.batch.label, takes_part)
     return _Target(logits=combined, metrics={})
 
   return _collaborative(make_target, weight=weight, temperature=temperature)
@@ -138,65 +167,84 @@ def min_logit(*, weight: float = 1.0, temperature: float = 2.0) -> Method:
     ConfigError: for values out of range.
   """
 
-  def make_target(step: Step, logits: jax.Array) -> _Target:
-    smallest = targets.kdcl_min_logit(logits, step.batch.label, step.outputs.alive)
+  def make_target(step: Step, logits: jax.Array, takes_part: jax.Array) -> _Target:
+    smallest = targets.kdcl_min_logit(logits, step.batch.label, takes_part)
     return _Target(logits=smallest, metrics={})
 
   return _collaborative(make_target, weight=weight, temperature=temperature)
 
 
-def general(*, weight: float = 1.0, temperature: float = 2.0) -> Method:
+# How the weights of `general` come from the second moment of the members' errors.
+_WEIGHTS = {
+  "optimal": targets.kdcl_optimal_weights,
+  "clip": targets.kdcl_weights_from_errors,
+}
+
+
+def general(
+  *, weight: float = 1.0, temperature: float = 2.0, weights: str = "optimal"
+) -> Method:
   """Returns the method whose target is a mean with the lowest held-out error.
 
       target = sum_i w_i softmax(z_i / T)
-      w = C^-1 1 / (1' C^-1 1),   C_ij = mean (f_i - 1) (f_j - 1)
+      w = argmin w' C w,   w >= 0,   sum_i w_i = 1,   C_ij = mean (f_i - 1) (f_j - 1)
 
   f is the probability of the true class on the examples that `holdout` takes out of the
   training set, measured in evaluation mode before every epoch but the first, in which
-  all weights are equal (equations 8 to 11). Weights below zero, which the text excludes
-  and equation 11 does not, are cut to zero.
+  all weights are equal (equations 8 to 11).
 
   Args:
     weight: lambda of equation 2, at least 0.
     temperature: T > 0.
+    weights: "optimal" as above, the constraints being those of the text; "clip",
+      equation 11, C^-1 1 / (1' C^-1 1), which may give weights below zero: these are
+      cut to zero, and the others divided by their sum.
 
   Raises:
     ConfigError: for values out of range, and when the run is built without held-out
       examples.
   """
+  require_choice(weights=(weights, tuple(_WEIGHTS)))
+  weigh = _WEIGHTS[weights]
 
-  def make_target(step: Step, logits: jax.Array) -> _Target:
-    alive = step.outputs.alive
-    weights = _finite_weights(step.memory["weights"], alive)
+  def make_target(step: Step, logits: jax.Array, takes_part: jax.Array) -> _Target:
+    member_weights = _weights_of(step.memory["weights"], takes_part)
     # softmax((T log p) / T) = p. The mean is taken in the log domain, where no
     # probability underflows.
     log_p = jax.nn.logsumexp(
-      jax.nn.log_softmax(logits / temperature), axis=0, b=weights[:, None, None]
+      jax.nn.log_softmax(losses.bounded(logits) / temperature),
+      axis=0,
+      b=member_weights[:, None, None],
     )
-    mean = temperature * jnp.where(alive.any(), log_p, 0)
-    return _Target(logits=mean, metrics={"weight": weights})
+    mean = temperature * jnp.where(takes_part.any(), log_p, 0)
+    return _Target(logits=mean, metrics={"weight": member_weights})
 
   def init(key: jax.Array, setup: Setup) -> tuple[PyTree, PyTree]:
     del key
     members = len(setup.outputs.members)
     return {}, {"weights": jnp.full((members,), 1 / members, jnp.float32)}
 
+  def finish(memory: PyTree, collected: PyTree) -> PyTree:
+    del memory
+    second_moment = collected["errors"] / collected["count"]
+    return {"weights": weigh(second_moment)}
+
   survey = Survey(
     split="holdout",
     due=lambda epoch: epoch > 0,
     start=_start_errors,
     collect=_collect_errors,
-    finish=_weigh_by_errors,
+    finish=finish,
   )
   return _collaborative(
     make_target, weight=weight, temperature=temperature, init=init, surveys=(survey,)
   )
 
 
-def _finite_weights(weights: jax.Array, alive: jax.Array) -> jax.Array:
-  """Returns weights f32[M] that sum to one, 0 for members that are not finite."""
-  weights = jnp.where(alive, weights, 0)
-  weights = jnp.where(weights.sum() > 0, weights, alive.astype(jnp.float32))
+def _weights_of(weights: jax.Array, takes_part: jax.Array) -> jax.Array:
+  """Returns weights f32[M] that sum to one, 0 for members that take no part."""
+  weights = jnp.where(takes_part, weights, 0)
+  weights = jnp.where(weights.sum() > 0, weights, takes_part.astype(jnp.float32))
   return weights / jnp.maximum(weights.sum(), 1e-9)
 
 
@@ -219,10 +267,3 @@ def _collect_errors(
     "errors": collected["errors"] + products,
     "count": collected["count"] + batch.mask.sum(),
   }
-
-
-def _weigh_by_errors(memory: PyTree, collected: PyTree) -> PyTree:
-  """Returns the memory with the weights of equation 11."""
-  del memory
-  second_moment = collected["errors"] / collected["count"]
-  return {"weights": targets.kdcl_weights_from_errors(second_moment)}

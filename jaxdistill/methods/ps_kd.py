@@ -18,15 +18,17 @@ def ps_kd(
 
       L = H((1 - a_e) y + a_e P_{e-1}(x), p),   a_e = alpha (e + 1) / E
 
-  in epoch e = 0 .. E - 1.
+  in epoch e = 0 .. E - 1. An example without an earlier prediction keeps its label.
 
   Args:
     alpha: weight of the past prediction at the end, in 0..1.
     schedule: "linear" as above, or "constant", alpha all along.
     source: "table", what was predicted for the example when it was last trained on, in
-      training mode and before the update (the released code); "previous_weights", what
-      the weights of the end of the last epoch predict for the image as it is augmented
-      now, in evaluation mode (one more forward pass a step).
+      training mode and before any update of that step (the released code);
+      "previous_weights", what the weights of the end of the last epoch predict for the
+      image as it is augmented now, in evaluation mode (one more forward pass a step).
+      Where a member's images are mixed, the table's predictions are mixed alike, and
+      nothing is written to it.
     dtype: of the table: float32, float16 or bfloat16.
     top_k: classes to keep of each past prediction, the rest evenly spread; 0 keeps all.
       For data sets whose table would not fit: see `tables.create`.

@@ -6,6 +6,7 @@ from jaxdistill.targets.kdcl import (
   kdcl_linear,
   kdcl_min_logit,
   kdcl_naive,
+  kdcl_optimal_weights,
   kdcl_weights_from_errors,
 )
 from jaxdistill.targets.past import accuracy_weighted, progressive
@@ -16,6 +17,7 @@ __all__ = [
   "kdcl_linear",
   "kdcl_min_logit",
   "kdcl_naive",
+  "kdcl_optimal_weights",
   "kdcl_weights_from_errors",
   "progressive",
   "teaching_weights",

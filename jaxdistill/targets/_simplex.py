@@ -217,4 +217,4 @@ def _one_if_absent(values: jax.Array, alive: jax.Array) -> jax.Array:
 
   Their logarithms are 0 then, and quotients by them finite.
   """
-  return values + 1 - alive
+  return jnp.where(alive > 0, values, 1)

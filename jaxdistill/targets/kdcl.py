@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxdistill import losses
 from jaxdistill.targets._algebra import normalized, solve
+from jaxdistill.targets._quadratic import lowest_quadratic_form
 from jaxdistill.targets._simplex import lowest_log_sum_exp
 
 
@@ -26,7 +27,8 @@ def _taking_part(logits: jax.Array, alive: jax.Array | None) -> _Cohort:
   """Returns the logits in float32 without those of members that take no part."""
   if alive is None:
     alive = jnp.ones(logits.shape[:1], bool)
-  kept = jnp.where(alive[:, None, None], logits.astype(jnp.float32), 0)
+  finite = losses.bounded(logits.astype(jnp.float32))
+  kept = jnp.where(alive[:, None, None], finite, 0)
   return _Cohort(kept, alive)
 
 
@@ -157,7 +159,8 @@ def kdcl_weights_from_errors(second_moment: jax.Array) -> jax.Array:
 
   Returns:
     f32[M] that sums to one; equal weights if none is above zero or if anything is not
-    finite.
+    finite. For two members they are those of `kdcl_optimal_weights`; for more, their
+    error may be half as large again.
 
   Reference:
     Guo et al.: Online Knowledge Distillation via Collaborative Learning, equation 11.
@@ -168,3 +171,25 @@ def kdcl_weights_from_errors(second_moment: jax.Array) -> jax.Array:
   regular = scaled + 1e-6 * jnp.eye(members)
   weights = solve(regular, jnp.ones((members, 1)))[:, 0]
   return normalized(jnp.maximum(weights, 0))
+
+
+def kdcl_optimal_weights(second_moment: jax.Array) -> jax.Array:
+  """Returns the weights of the lowest expected squared error among those >= 0.
+
+      minimise w' C w,   w >= 0,   sum_i w_i = 1
+
+  Where the weights of equation 11 are all above zero, they are these.
+
+  Args:
+    second_moment: f32[M, M], C as for `kdcl_weights_from_errors`; it may be singular,
+      and members may differ by orders of magnitude.
+
+  Returns:
+    f32[M] that sums to one; members that coincide get about equal weights, and all do
+    if C is zero or not finite.
+
+  Reference:
+    Guo et al.: Online Knowledge Distillation via Collaborative Learning, equation 9
+      with the constraints in the text above it.
+  """
+  return lowest_quadratic_form(second_moment.astype(jnp.float32))

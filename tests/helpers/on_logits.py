@@ -19,13 +19,21 @@ def method(name, **kwargs) -> Method:
   return registry.resolve("methods", name, **kwargs)
 
 
-def unperturbed(batch_size) -> Perturbation:
-  """What is recorded of a step in which no member is perturbed."""
+def mixing(member, weight, *, labels=True, batch_size=8) -> Perturbation:
+  """What is recorded of a step in which a member's images were mixed.
+
+  Args:
+    member: its number.
+    weight: of the original images.
+    labels: whether labels are mixed as well.
+    batch_size: B; every image is mixed with the one at its place from the end.
+  """
   return Perturbation(
-    member=jnp.int32(-1),
-    op=jnp.int32(-1),
-    permutation=jnp.arange(batch_size),
-    weight=jnp.float32(1),
+    member=jnp.int32(member),
+    op=jnp.int32(0),
+    permutation=jnp.arange(batch_size)[::-1],
+    weight=jnp.float32(weight),
+    label_weight=jnp.float32(weight if labels else 1),
   )
 
 
@@ -38,6 +46,7 @@ def step_on(
   perturbation=None,
   target=None,
   clean=None,
+  first=None,
   modules=None,
   memory=None,
   epoch=0,
@@ -54,6 +63,7 @@ def step_on(
     perturbation: of the step; unperturbed by default.
     target: [M, B, C], the labels by default.
     clean: logits on the unperturbed images, by default the same.
+    first: logits before any update of the step, by default the same.
     modules: of the method, owner -> (params, stats).
     memory: of the method.
     epoch: number of the epoch, and of the step.
@@ -68,6 +78,7 @@ def step_on(
   alive = jnp.isfinite(logits).all((1, 2))
   outputs = Outputs(jnp.where(alive[:, None, None], logits, 0), alive, groups)
   clean_outputs = outputs if clean is None else outputs.replace(logits=clean)
+  first_outputs = outputs if first is None else outputs.replace(logits=first)
 
   def no_forward(variables, images):
     raise AssertionError("there is no network here")
@@ -85,7 +96,7 @@ def step_on(
     modules=modules or {},
     memory=memory or {},
     outputs=outputs,
-    first=outputs,
+    first=first_outputs,
     batch=Batch(
       image=None,
       label=jnp.asarray(labels),
@@ -95,7 +106,7 @@ def step_on(
     views=Views(
       image=None,
       target=target,
-      perturbation=perturbation or unperturbed(size),
+      perturbation=perturbation or Perturbation.none(size),
       smoothing=smoothing,
     ),
     context=context,

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from jaxdistill.core import registry
-from jaxdistill.core.types import Perturbed
+from jaxdistill.core.types import Batch, Perturbed
 from jaxdistill.engine import sharding
 from jaxdistill.errors import ConfigError
 from jaxdistill.inputs import perturb
 from jaxdistill.inputs.perturb.pool import make_perturb
+from jaxdistill.inputs.views import make_views
 
 KEY = jax.random.key(3)
 POOL = perturb.DEFAULT_POOL
@@ -97,9 +98,11 @@ def test_unperturbed_steps_return_the_input_bit_for_bit(pool):
   assert perturbation.member == -1
   assert perturbation.op == -1
   assert perturbation.weight == 1
+  assert perturbation.label_weight == 1
   np.testing.assert_array_equal(perturbation.permutation, np.arange(len(image)))
   target = jax.nn.softmax(jax.random.normal(KEY, (16, 5)))
   np.testing.assert_array_equal(perturbation.mix(target), target)
+  np.testing.assert_array_equal(perturbation.mix_labels(target), target)
 
 
 @pytest.mark.parametrize("stacked", [False, True])
@@ -140,7 +143,7 @@ def test_only_the_operation_drawn_runs():
 
 
 @pytest.mark.parametrize("label_mix", [True, False])
-def test_labels_are_mixed_as_images_are(label_mix):
+def test_predictions_are_mixed_as_images_are_and_labels_if_they_may_be(label_mix):
   def blend(key, image):
     permutation = jax.random.permutation(key, perturb.own_index(image))
     blended = 0.3 * image + 0.7 * image[permutation]
@@ -152,10 +155,31 @@ def test_labels_are_mixed_as_images_are(label_mix):
   pool = make_perturb([blend], num_members=2, every=1, label_mix=label_mix)
   mixed, perturbation = pool(KEY, 0, image)
   assert not np.allclose(mixed, image)
-  expected = target
-  if label_mix:
-    expected = mixed.reshape(6, 6)
-  np.testing.assert_allclose(perturbation.mix(target), expected, atol=1e-6)
+  assert perturbation.mixes
+  mixture = mixed.reshape(6, 6)
+  np.testing.assert_allclose(perturbation.mix(target), mixture, atol=1e-6)
+  expected = mixture if label_mix else target
+  np.testing.assert_allclose(perturbation.mix_labels(target), expected, atol=1e-6)
+
+  views_of = make_views(
+    lambda key, image: image,
+    pool,
+    mean=(0.0,) * 3,
+    std=(1.0,) * 3,
+    members=["a", "b"],
+    num_classes=6,
+  )
+  label = jnp.arange(6)
+  batch = Batch(image=image, label=label, index=label, mask=jnp.ones(6))
+  views, _ = views_of(KEY, jnp.int32(0), batch)
+  member = int(views.perturbation.member)
+  np.testing.assert_array_equal(views.is_mixed, np.arange(2) == member)
+  np.testing.assert_array_equal(views.target[1 - member], target)
+  # What belongs to the images is mixed as they are, whatever the labels.
+  seen = views.as_seen(target[None])
+  np.testing.assert_allclose(seen, views.image.reshape(2, 6, 6), atol=1e-6)
+  expected = seen if label_mix else np.stack([target] * 2)
+  np.testing.assert_allclose(views.target, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -187,3 +187,30 @@ def test_dmfl_trains_each_side_towards_the_detached_other(rng):
   grads = jax.grad(total, argnums=(0, 1))(first, second)
   np.testing.assert_allclose(grads[0], (p - q) / 2, **GRAD)
   np.testing.assert_allclose(grads[1], (q - p) / 2, **GRAD)
+
+
+def test_huge_features_have_finite_losses(rng):
+  some = jnp.asarray(rng.normal(size=(2, 4, 4, 6)), jnp.float32)
+  huge = jnp.where(some > 0, 3e38, -3e38)
+
+  def total(first, second):
+    student = first[:, 0, 0]
+    teacher = second[:, 0, 0]
+    values = {
+      "feature_l2": losses.feature_l2(first, second),
+      "normalized": losses.feature_l2(first, second, "normalized"),
+      "attention_transfer": losses.attention_transfer(first, second),
+      "diversity": losses.diversity(first, second),
+      "byot_hint": losses.byot_hint(student, teacher),
+      "dmfl": losses.dmfl(student, teacher),
+      "pooled": losses.average_pool(first, (2, 2)),
+      "shifted": losses.diversity_target(second),
+    }
+    return sum(value.sum() for value in values.values()), values
+
+  gradient = jax.jit(jax.grad(total, has_aux=True))
+  for first, second in ((huge, some), (some, huge), (huge, -huge)):
+    grad, values = gradient(first, second)
+    assert np.isfinite(grad).all()
+    for name, value in values.items():
+      assert np.isfinite(value).all(), name

@@ -69,3 +69,32 @@ def test_pairwise_kl_has_students_in_rows_and_teachers_in_columns(rng):
     for j, teacher in enumerate(teachers):
       expected = losses.kl_divergence(student, teacher, 2.0)
       np.testing.assert_allclose(pairs[i, j], expected, **VALUE)
+
+
+def test_huge_logits_have_finite_losses():
+  """As large as float32 has them: their differences would be infinite.
+
+  The order of finite classes stays, and what is not finite stays to be found.
+  """
+  huge = jnp.array([[3e38, -3e38, 0.0], [-3e38, 3e38, -3e38]])
+  some = jnp.array([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]])
+  labels = jnp.array([1, 1])
+
+  def total(first, second):
+    ce = losses.cross_entropy(first, labels)
+    soft = losses.soft_cross_entropy(first, jax.nn.softmax(second))
+    kl = losses.kl_divergence(first, second, 0.5)
+    return (ce + soft + kl).sum()
+
+  value_and_grads = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
+  for first, second in ((huge, some), (some, huge), (huge, huge), (huge, -huge)):
+    value, grads = value_and_grads(first, second)
+    assert np.isfinite(value)
+    assert np.isfinite(grads).all()
+
+  towards_huge = losses.kl_divergence(some, huge, 1.0)
+  one_hot = jax.nn.one_hot(jnp.array([0, 1]), 3)
+  expected = losses.soft_cross_entropy(some, one_hot)
+  np.testing.assert_allclose(towards_huge, expected, **VALUE)
+  assert not np.isfinite(losses.kl_divergence(some, some.at[0, 0].set(jnp.inf))).all()
+  assert np.isnan(losses.cross_entropy(some.at[0, 0].set(jnp.nan), labels)[0])

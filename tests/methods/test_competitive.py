@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jaxdistill.core.method import Setup
-from jaxdistill.core.types import ModelOutput, Outputs, Perturbation
+from jaxdistill.core.types import ModelOutput, Outputs
 from jaxdistill.errors import ConfigError
-from tests.helpers.on_logits import evaluate, method
+from tests.helpers.on_logits import evaluate, method, mixing
 
 
 def competitive(logits, labels, *, features, **kwargs):
@@ -83,17 +83,12 @@ def test_sample_scope_lets_every_example_choose_its_teacher(case):
   np.testing.assert_allclose(objective.metrics["wins"], wins, rtol=1e-6)
 
 
-def perturbed_case(case, weight):
+def perturbed_case(case, weight, *, mix_labels=True):
   """Member 0 is perturbed by an operation that keeps `weight` of its images."""
   logits, labels, features = case
-  perturbation = Perturbation(
-    member=jnp.int32(0),
-    op=jnp.int32(0),
-    permutation=jnp.arange(8)[::-1],
-    weight=jnp.float32(weight),
-  )
+  perturbation = mixing(0, weight, labels=mix_labels)
   target = jax.nn.one_hot(labels, 5)[None].repeat(3, 0)
-  mixed = weight * target[0] + (1 - weight) * target[0, ::-1]
+  mixed = perturbation.mix_labels(target[0])
   return {
     "logits": logits,
     "labels": labels,
@@ -121,8 +116,9 @@ def test_kl_view_skip_leaves_the_perturbed_member_out(case):
     assert as_is[0] > 0
 
 
-def test_kl_view_mix_teaches_the_mixture(case):
-  inputs = perturbed_case(case, 0.7)
+@pytest.mark.parametrize("mix_labels", [True, False])
+def test_kl_view_mix_teaches_the_mixture(case, mix_labels):
+  inputs = perturbed_case(case, 0.7, mix_labels=mix_labels)
   # Member 0 starts far behind, so that it is a student.
   inputs["logits"] = inputs["logits"].at[0].multiply(5)
   as_is = logged(inputs, beta=0.0)
@@ -175,17 +171,18 @@ def test_label_entropy_can_be_taken_off_the_contest(case):
 
 
 @pytest.mark.parametrize(
-  "view, feature, weight, learns",
+  "view, feature, weight, mix_labels, learns",
   [
-    ("auto", "pooled", 1.0, True),
-    ("auto", "pooled", 0.5, False),
-    ("auto", "stage1", 1.0, False),
-    ("as_is", "stage1", 0.5, True),
-    ("skip", "pooled", 1.0, False),
+    ("auto", "pooled", 1.0, True, True),
+    ("auto", "pooled", 0.5, True, False),
+    ("auto", "pooled", 0.5, False, False),
+    ("auto", "stage1", 1.0, True, False),
+    ("as_is", "stage1", 0.5, True, True),
+    ("skip", "pooled", 1.0, True, False),
   ],
 )
-def test_feature_view(case, view, feature, weight, learns):
-  inputs = perturbed_case(case, weight)
+def test_feature_view(case, view, feature, weight, mix_labels, learns):
+  inputs = perturbed_case(case, weight, mix_labels=mix_labels)
   inputs["logits"] = inputs["logits"].at[0].multiply(5)
   metrics = logged(inputs, feature=feature, feature_view=view)
   assert metrics["wins"][0] == 0

@@ -15,7 +15,7 @@ from jaxdistill.inputs import augment
 from jaxdistill.methods import _tables
 from jaxdistill.run import build
 from tests.helpers import runs, toy
-from tests.helpers.on_logits import evaluate, method
+from tests.helpers.on_logits import evaluate, method, mixing, step_on
 
 SHORT = {"independent_epochs": 1, "distillation_epochs": 1}
 
@@ -66,6 +66,54 @@ def test_fixed_weights(golden, epoch):
     num_epochs=40,
   )
   np.testing.assert_allclose(objective.member, [g["ce"] + 2 * g["kl"]], rtol=2e-5)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_soft_labels_are_mixed_as_images_are(golden, labels):
+  g = golden("14_md_reference")
+  soft = g["Se"]
+  size, num_classes = soft.shape
+  logits = jnp.stack([g["z_student"]] * 2)
+
+  def kl(**kwargs):
+    objective = evaluate(
+      method("interval"), logits, g["labels"], epoch=10, num_epochs=40, **kwargs
+    )
+    return objective.metrics["kl"]
+
+  mixed = kl(
+    memory=memory_with(soft),
+    perturbation=mixing(0, 0.7, labels=labels, batch_size=size),
+  )
+  mixture = kl(memory=memory_with(0.7 * soft + 0.3 * soft[::-1]))
+  plain = kl(memory=memory_with(soft))
+  np.testing.assert_allclose(mixed, [mixture[0], plain[1]], rtol=1e-5)
+  assert abs(mixture[0] - plain[0]) > 1e-3
+
+
+def test_a_snapshot_predicts_for_no_mixed_images(case):
+  """The others' soft labels teach: as they are, and mixed to whom images were."""
+  logits, labels, _ = case
+  which = method("interval", teacher="snapshot")
+  accuracy = jnp.array([0.9, 0.5, 0.7])
+
+  def kl(perturbation, accuracy):
+    memory = {"cohort": {}, "accuracy": accuracy}
+    step = step_on(
+      logits, labels, perturbation=perturbation, memory=memory, epoch=10, num_epochs=40
+    )
+    context = step.context._replace(forward=lambda variables, image: step.outputs)
+    return which.loss(step._replace(context=context)).metrics["kl"]
+
+  mixed = kl(mixing(0, 0.7), accuracy)
+  without = kl(mixing(0, 1.0), accuracy.at[0].set(0))
+  np.testing.assert_allclose(mixed[1:], without[1:], rtol=1e-5)
+
+  p = jax.nn.softmax(logits / 3)
+  soft = (0.5 * p[1] + 0.7 * p[2]) / 1.2
+  mixture = 0.7 * soft + 0.3 * soft[::-1]
+  expected = jnp.sum(mixture * (jnp.log(mixture) - jnp.log(p[0])), axis=1).mean()
+  np.testing.assert_allclose(mixed[0], expected, rtol=1e-4)
 
 
 @pytest.mark.slow

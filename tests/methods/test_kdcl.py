@@ -14,7 +14,7 @@ from jaxdistill.errors import ConfigError
 from jaxdistill.inputs import augment
 from jaxdistill.run import build
 from tests.helpers import runs, toy
-from tests.helpers.on_logits import evaluate, method
+from tests.helpers.on_logits import evaluate, method, mixing
 
 NAMES = [
   name for name in registry.list_available("methods") if name.startswith("kdcl.")
@@ -93,6 +93,47 @@ def test_a_member_that_is_not_finite_is_in_no_target(case, name, bad):
   assert np.isfinite(all_diverged).all()
 
 
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param("kdcl.linear", marks=pytest.mark.slow),
+    "kdcl.naive",
+    "kdcl.min_logit",
+    "kdcl.general",
+  ],
+)
+def test_a_member_with_mixed_images_learns_the_mixture_and_is_in_no_target(case, name):
+  logits, labels, _ = case
+  # It would win every contest.
+  logits = logits.at[1].add(9 * jax.nn.one_hot(labels, 5))
+  which = method(name)
+  # Whether its labels are mixed does not matter.
+  mixed = mixing(1, 0.7, labels=False)
+  unmixed = mixing(1, 1.0)
+
+  @jax.jit
+  def kl(z, perturbation):
+    memory = memory_of(name, 3)
+    objective = evaluate(which, z, labels, memory=memory, perturbation=perturbation)
+    return objective.metrics["kl"]
+
+  without = kl(logits.at[1].set(jnp.nan), unmixed)
+  np.testing.assert_allclose(kl(logits, mixed)[::2], without[::2], rtol=1e-5)
+  assert np.abs(kl(logits, unmixed) - without)[::2].max() > 1e-3
+
+  # Its logits being the mixture, it has nothing left to learn.
+  same = jnp.stack([logits[0]] * 3)
+  p = jax.nn.softmax(logits[0] / 2)
+  mixture = 2 * jnp.log(0.7 * p + 0.3 * p[::-1])
+  learned = kl(same.at[1].set(mixture), mixed)
+  np.testing.assert_allclose(learned, 0, atol=1e-5)
+  assert kl(same, mixed)[1] > 1e-3
+
+  # Without a member that it could learn from there is no target.
+  others_diverged = logits.at[::2].set(jnp.nan)
+  np.testing.assert_array_equal(kl(others_diverged, mixed), 0)
+
+
 @pytest.mark.slow
 def test_general_measures_its_weights_on_the_held_out_examples():
   """Equal in the first epoch; then those of equation 11 for the twenty examples."""
@@ -114,7 +155,8 @@ def test_general_measures_its_weights_on_the_held_out_examples():
   probabilities = jax.nn.softmax(outputs.logits)
   index = jnp.stack([label] * 3)[..., None]
   true_class = jnp.take_along_axis(probabilities, index, axis=2)[..., 0]
-  expected = targets.kdcl_general_weights(true_class)
+  error = true_class - 1
+  expected = targets.kdcl_optimal_weights(error @ error.T / 20)
   assert np.ptp(expected) > 0.01
 
   _, history = trial.run(

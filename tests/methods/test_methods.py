@@ -9,11 +9,11 @@ import pytest
 
 from jaxdistill.core.durations import Clock
 from jaxdistill.core.method import GroupSpec
-from jaxdistill.core.types import Batch, ModelOutput, Views
+from jaxdistill.core.types import Batch, ModelOutput, Perturbation, Views
 from jaxdistill.engine.train_step import init_state, make_train_step
 from jaxdistill.errors import ConfigError
 from tests.helpers import toy
-from tests.helpers.on_logits import evaluate, method, unperturbed
+from tests.helpers.on_logits import evaluate, method
 
 # The members of toy.cohort("mixed"): group and place in it.
 MIXED = (("net", 0), ("net", 1), ("wide", 0))
@@ -95,7 +95,7 @@ def test_one_step_equals_a_step_of_the_released_code(golden, rule, case):
   views = Views(
     image=jnp.where(own[..., None, None], perturbed[None], images[None]),
     target=jnp.where(own, perturbed_target[None], target[None]),
-    perturbation=unperturbed(8),
+    perturbation=Perturbation.none(8),
   )
 
   # The cohort: the released code's initial weights.
@@ -208,6 +208,44 @@ def test_a_member_that_is_not_finite_neither_teaches_nor_harms(case, name, kwarg
   np.testing.assert_allclose(poisoned.member[others], alone.member, rtol=1e-6)
   if "wins" in poisoned.metrics:
     assert poisoned.metrics["wins"][1] == 0
+
+
+HUGE = 3e38
+
+
+@pytest.mark.parametrize(
+  "name, kwargs",
+  [
+    ("competitive", {"beta": 0.0, "temperature": 0.5}),
+    ("dml", {"temperature": 0.5}),
+    ("dml", {"target": "mean_logits"}),
+    ("kdcl.naive", {"scope": "batch"}),
+    pytest.param("kdcl.linear", {}, marks=pytest.mark.slow),
+    ("kdcl.min_logit", {}),
+    ("kdcl.general", {"temperature": 0.5}),
+  ],
+)
+def test_a_member_with_huge_logits_leaves_the_others_finite(case, name, kwargs):
+  """Two such members, right and wrong: sums and differences of theirs overflow."""
+  logits, labels, _ = case
+  own = jax.nn.one_hot(labels, 5)
+  right = jnp.where(own > 0, HUGE, -HUGE)
+  logits = jnp.concatenate([logits, right[None], -right[None]])
+  which = method(name, **kwargs)
+  memory = {}
+  if name == "kdcl.general":
+    memory = {"weights": jnp.eye(5)[3]}
+
+  def total(z):
+    objective = evaluate(which, z, labels, memory=memory)
+    return objective.member.sum(), objective
+
+  grads, objective = jax.jit(jax.grad(total, has_aux=True))(logits)
+  assert np.isfinite(grads).all()
+  assert np.isfinite(objective.member).all()
+  for value in objective.metrics.values():
+    assert np.isfinite(value).all()
+  assert np.abs(objective.member[:3]).max() < 1e3
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import jaxdistill
 from jaxdistill import losses
 from jaxdistill.core import registry
-from jaxdistill.core.types import ModelOutput, Perturbation
+from jaxdistill.core.types import ModelOutput
 from jaxdistill.data import Dataset
 from jaxdistill.errors import ConfigError
 from jaxdistill.methods import _tables
@@ -20,7 +20,7 @@ from jaxdistill.methods._branches import Branch, Head
 from jaxdistill.methods._self_taught import Shallow, shallow_losses
 from jaxdistill.run import build, checkpoint
 from tests.helpers import runs, toy
-from tests.helpers.on_logits import evaluate, method
+from tests.helpers.on_logits import evaluate, method, mixing
 
 VALUE = {"rtol": 2e-5, "atol": 1e-6}
 GRAD = {"rtol": 1e-4, "atol": 1e-6}
@@ -88,26 +88,60 @@ def test_the_weight_of_the_past_rises_or_is_constant(golden):
   assert weight(0, schedule="constant") == pytest.approx(0.8, rel=1e-3)
 
 
-def test_what_is_remembered_is_the_prediction_before_the_update(golden):
+@pytest.mark.parametrize("labels", [True, False])
+def test_what_is_remembered_is_the_prediction_before_the_update(golden, labels):
   """Not for a member that saw the example mixed with another, nor a diverged one."""
   g = golden("12_pskd")
   logits = jnp.stack([g["logits"]] * 3).at[2, 0, 0].set(jnp.nan)
-  mixed = Perturbation(
-    member=jnp.int32(1),
-    op=jnp.int32(0),
-    permutation=jnp.arange(8)[::-1],
-    weight=jnp.float32(0.7),
-  )
   objective = evaluate(
     method("ps_kd"),
-    logits,
+    # A sequential update shows the loss what follows from the updates before.
+    2 * logits,
     g["labels"],
+    first=jnp.nan_to_num(logits),
     memory={"past": _tables.create(8, 10, (3,))},
-    perturbation=mixed,
+    perturbation=mixing(1, 0.7, labels=labels),
   )
   rows = np.asarray(_tables.read(objective.memory["past"], jnp.arange(8), 10))
   np.testing.assert_allclose(rows[:, 0], jax.nn.softmax(g["logits"]), rtol=1e-5)
   np.testing.assert_array_equal(rows[:, 1:], 0)
+
+
+@pytest.mark.slow
+def test_a_sequential_update_remembers_the_predictions_before_it():
+  tables = []
+  for order in ("simultaneous", "sequential"):
+    trial = toy.Trial(method("ps_kd"), toy.cohort("pair"), update_order=order)
+    state, _ = trial.run(1)
+    tables.append(toy.arrays(state.method.memory["past"]["probability"].rows))
+  assert tables[0].any()
+  np.testing.assert_allclose(*tables, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_the_past_of_mixed_images_is_mixed_as_they_are(golden, labels):
+  """Where an example or its partner has no past, the labels stay as they are."""
+  g = golden("12_pskd")
+  one_hot = jax.nn.one_hot(g["labels"], 10)
+  target = one_hot
+  if labels:
+    target = 0.7 * one_hot + 0.3 * one_hot[::-1]
+
+  objective = evaluate(
+    method("ps_kd", schedule="constant"),
+    jnp.asarray(g["logits"])[None],
+    g["labels"],
+    target=target[None],
+    perturbation=mixing(0, 0.7, labels=labels),
+    memory=remembering(g["prev_probs"], unknown=[3]),
+  )
+  past = 0.7 * g["prev_probs"] + 0.3 * g["prev_probs"][::-1]
+  softened = 0.2 * target + 0.8 * past
+  # Image 3 is the partner of image 4.
+  has_past = ~np.isin(np.arange(8), [3, 4])
+  expected = jnp.where(has_past[:, None], softened, target)
+  loss = losses.soft_cross_entropy(g["logits"], expected).mean()
+  np.testing.assert_allclose(objective.member, [loss], rtol=1e-5)
 
 
 def test_previous_weights_are_those_of_the_end_of_the_last_epoch():

@@ -1,5 +1,7 @@
 """KDCL's targets against the paper's equations, an optimiser of SciPy, and by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,16 @@ from scipy import optimize
 from jaxdistill import losses, targets
 
 VALUE = {"rtol": 2e-5, "atol": 1e-6}
+
+# Errors of members on held-out examples.
+KINDS = (
+  "independent",
+  "alike",
+  "badly scaled",
+  "of both signs",
+  "singular",
+  "coinciding",
+)
 
 
 def divergences(students, target):
@@ -74,6 +86,96 @@ def test_kdcl_general_target_matches_its_equation(golden):
 def test_kdcl_weights_of_members_that_coincide_or_fail(moment, expected):
   weights = targets.kdcl_weights_from_errors(jnp.asarray(moment, jnp.float32))
   np.testing.assert_allclose(weights, expected, rtol=1e-5)
+  weights = targets.kdcl_optimal_weights(jnp.asarray(moment, jnp.float32))
+  np.testing.assert_allclose(weights, expected, rtol=1e-4)
+
+
+def lowest_error(moment):
+  """Minimises w' C w on the simplex in float64: equation 11 on every set of members."""
+  members = len(moment)
+  lowest = np.inf
+  for count in range(1, members + 1):
+    for chosen in itertools.combinations(range(members), count):
+      own = moment[np.ix_(chosen, chosen)]
+      # The conditions of the minimum under sum w = 1; C may be singular.
+      system = np.ones((count + 1, count + 1))
+      system[:count, :count] = own
+      system[count, count] = 0
+      right = np.append(np.zeros(count), 1)
+      weights = np.linalg.lstsq(system, right, rcond=None)[0][:count]
+      if (weights >= 0).all():
+        lowest = min(lowest, weights @ own @ weights / weights.sum() ** 2)
+  return lowest
+
+
+def errors_of(rng, kind, members):
+  """Errors f - 1 of members on 200 held-out examples: [M, 200]."""
+  errors = rng.beta(2, 1, size=(members, 200)) - 1
+  if kind == "alike":
+    errors = errors[:1] + 1e-3 * rng.normal(size=errors.shape)
+  if kind == "badly scaled":
+    errors *= 10 ** rng.uniform(-5, 0, size=(members, 1))
+  if kind == "of both signs":
+    errors = rng.normal(size=errors.shape)
+  if kind == "singular":
+    errors = -rng.uniform(size=(members, 2)) @ rng.uniform(size=(2, 200))
+  if kind == "coinciding":
+    errors = errors[rng.integers(0, 2, members)]
+  return errors
+
+
+@pytest.mark.parametrize("members", [2, 3, 4, 6])
+def test_kdcl_optimal_weights_are_the_optimum(rng, members):
+  find = jax.jit(targets.kdcl_optimal_weights)
+  for kind in KINDS:
+    for _ in range(4):
+      errors = errors_of(rng, kind, members)
+      moment = (errors @ errors.T / 200).astype(np.float32)
+      weights = np.asarray(find(moment), np.float64)
+      assert weights.min() >= 0
+      np.testing.assert_allclose(weights.sum(), 1, rtol=1e-6)
+      exact = moment.astype(np.float64)
+      found = weights @ exact @ weights / weights.sum() ** 2
+      np.testing.assert_allclose(found, lowest_error(exact), rtol=1e-5, err_msg=kind)
+
+
+def test_kdcl_optimal_weights_are_better_than_clipped_ones():
+  # The third member is wrong where the others are, and more: equation 11 subtracts it,
+  # and gives the others weights for that.
+  errors = -np.array([[0.4, 0.1, 0.3], [0.1, 0.5, 0.3], [0.9, 0.2, 0.7]])
+  moment = jnp.asarray(errors @ errors.T / 3, jnp.float32)
+
+  def error(weights):
+    return float(weights @ moment @ weights)
+
+  optimal = jax.jit(targets.kdcl_optimal_weights)(moment)
+  clipped = jax.jit(targets.kdcl_weights_from_errors)(moment)
+  np.testing.assert_allclose(error(optimal), lowest_error(moment), rtol=1e-5)
+  assert error(clipped) > 1.01 * error(optimal)
+
+
+def test_kdcl_optimal_weights_of_many_members(rng):
+  """No slope (C w)_i is below the mean w' C w: the condition of the optimum."""
+  errors = rng.beta(1, 3, size=(16, 4000)) - 1
+  errors *= rng.uniform(0.9, 1, size=(16, 1))
+  moment = (errors @ errors.T / 4000).astype(np.float32)
+  weights = np.asarray(targets.kdcl_optimal_weights(moment), np.float64)
+  assert 1 < np.count_nonzero(weights) < 16
+  slopes = moment.astype(np.float64) @ weights
+  assert slopes.min() > (weights @ slopes) * (1 - 1e-5)
+
+
+@pytest.mark.parametrize("case", ["general", "general2"])
+def test_kdcl_optimal_weights_are_those_of_equation_11_above_zero(golden, case):
+  g = golden("13_kdcl_reference")
+  moment = g[f"{case}_C"]
+  weights = targets.kdcl_optimal_weights(jnp.asarray(moment, jnp.float32))
+  found = np.asarray(weights @ moment @ weights)
+  np.testing.assert_allclose(found, lowest_error(moment), rtol=1e-5)
+  equation_11 = np.linalg.solve(moment, np.ones(len(moment)))
+  if equation_11.min() > 0:
+    expected = equation_11 / equation_11.sum()
+    np.testing.assert_allclose(weights, expected, atol=5e-4)
 
 
 def lowest_margin(logits, label):
@@ -134,9 +236,9 @@ def test_kdcl_linear_is_the_optimum(rng, members, scale):
 
 
 EXAMPLE_BY_EXAMPLE = [
-  targets.kdcl_naive,
-  targets.kdcl_min_logit,
-  targets.kdcl_linear,
+  jax.jit(targets.kdcl_naive),
+  jax.jit(targets.kdcl_min_logit),
+  jax.jit(targets.kdcl_linear),
 ]
 
 

@@ -77,14 +77,15 @@ def make_perturb(
     own_image = _image_of(chosen, image)
     result = jax.lax.switch(branch, branches, strength_key, own_image)
 
-    weight = result.weight
+    label_weight = result.weight
     if not label_mix:
-      weight = jnp.ones_like(weight)
+      label_weight = jnp.ones_like(label_weight)
     perturbation = Perturbation(
       member=jnp.where(due, chosen, _NONE),
       op=op,
       permutation=result.permutation,
-      weight=weight,
+      weight=result.weight,
+      label_weight=label_weight,
     )
     return result.image, perturbation
 
