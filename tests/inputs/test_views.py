@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdistill.core.types import Batch
+from jaxdistill.core.types import Batch, Perturbation
 from jaxdistill.inputs.augment import to_float
 from jaxdistill.inputs.views import make_views
-from tests.helpers import on_logits
 
 MEAN = np.array([[0.5, 0.4, 0.3], [0.1, 0.2, 0.3]], np.float32)
 STD = np.array([[0.2, 0.1, 0.5], [1.0, 0.5, 0.25]], np.float32)
@@ -21,7 +20,7 @@ def test_each_member_sees_its_images_normalised_as_it_knows_them(
 ):
   image = rng.integers(0, 256, (4, 2, 2, 3), dtype=np.uint8)
   batch = Batch(image, np.zeros(4, int), np.arange(4), np.ones(4))
-  unperturbed = on_logits.unperturbed(4)
+  unperturbed = Perturbation.none(4)
   perturbation = unperturbed.replace(member=jnp.int32(1), op=jnp.int32(0))
 
   def halve(key, step, image):
