@@ -200,6 +200,7 @@ class Group:
     params: what is trained.
     stats: all other collections, such as batch statistics.
     opt: state of the optimisers.
+    held: i32[K] updates in a row that were not made, because they were not finite.
     average: {} or, if weights are averaged over the steps, {"params", "stats",
       "count"}.
   """
@@ -207,6 +208,7 @@ class Group:
   params: PyTree
   stats: PyTree
   opt: PyTree
+  held: jax.Array
   average: PyTree = struct.field(default_factory=dict)
 
   @property

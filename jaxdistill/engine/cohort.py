@@ -8,6 +8,7 @@ groups and a float32 tensor of logits [M, B, C].
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 from typing import Any
 
 from flax import traverse_util
@@ -129,7 +130,11 @@ def _init_group(
         "count": jnp.float32(0),
       }
     return Group(
-      params=params, stats=variables, opt=spec.tx.init(params), average=average
+      params=params,
+      stats=variables,
+      opt=spec.tx.init(params),
+      held=jnp.int32(0),
+      average=average,
     )
 
   return jax.vmap(init_member)(keys, initial)
@@ -341,7 +346,8 @@ def update_members(
     # Gradients are checked too: clipping turns an infinite one into a finite but
     # meaningless step.
     finite = _all_finite((grads[spec.name], stepped.params, stepped.stats), spec.size)
-    new_groups[spec.name] = _where_member(finite, stepped, group)
+    held = dataclasses.replace(group, held=group.held + 1)
+    new_groups[spec.name] = _where_member(finite, stepped, held)
     updated.append(finite)
   return new_groups, jnp.concatenate(updated)
 
@@ -353,6 +359,8 @@ def _update_group(spec: GroupSpec, group: Group, grads: PyTree, stats: PyTree) -
     updates, opt = spec.tx.update(grads, group.opt, group.params)
     params = optax.apply_updates(group.params, updates)
     average = _averaged(spec.average, group.average, params, stats)
-    return Group(params=params, stats=stats, opt=opt, average=average)
+    return Group(
+      params=params, stats=stats, opt=opt, held=jnp.int32(0), average=average
+    )
 
   return jax.vmap(update_member)(group, grads, stats)
