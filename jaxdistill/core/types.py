@@ -15,6 +15,10 @@ import jax.numpy as jnp
 
 PyTree = Any
 
+# Stands in `Group.held` for a member that takes no part any more. It is never updated,
+# so that counting goes on from here.
+QUARANTINED = 2**30
+
 
 @struct.dataclass
 class Batch:
@@ -158,8 +162,8 @@ class Outputs:
 
   Attributes:
     logits: f32[M, B, C] in member order. Rows of members that are not `alive` are zero.
-    alive: bool[M] whether all logits of the member are finite; methods keep the others
-      out of every contest, target and ensemble.
+    alive: bool[M] whether all logits of the member are finite, and it is not
+      quarantined; methods keep the others out of every contest, target and ensemble.
     groups: group name -> `ModelOutput` with a leading member axis K.
   """
 
@@ -200,7 +204,8 @@ class Group:
     params: what is trained.
     stats: all other collections, such as batch statistics.
     opt: state of the optimisers.
-    held: i32[K] updates in a row that were not made, because they were not finite.
+    held: i32[K] updates in a row that were not made, because they were not finite; from
+      `QUARANTINED` on the member takes no part in anything.
     average: {} or, if weights are averaged over the steps, {"params", "stats",
       "count"}.
   """
@@ -210,6 +215,11 @@ class Group:
   opt: PyTree
   held: jax.Array
   average: PyTree = struct.field(default_factory=dict)
+
+  @property
+  def active(self) -> jax.Array:
+    """Which members take part: bool[K]; the others are quarantined."""
+    return self.held < QUARANTINED
 
   @property
   def evaluated(self) -> tuple[PyTree, PyTree]:

@@ -211,6 +211,7 @@ def test_relabelling_equal_members_permutes_the_result(name):
       params=permute(members.params),
       stats=permute(members.stats),
       opt=permute(members.opt),
+      held=permute(members.held),
     )
   relabelled = start.replace(
     cohort=cohort, method=jax.tree.map(permute_own, start.method)
