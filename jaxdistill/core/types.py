@@ -255,12 +255,15 @@ class TrainState:
       carried.
     cohort: group name -> `Group`.
     method: the method's state.
+    intact: copies of groups that members may be restarted from, in checkpoints only;
+      {} unless they are restarted.
   """
 
   step: jax.Array
   key: jax.Array
   cohort: dict[str, Group]
   method: MethodState
+  intact: dict[str, Group] = struct.field(default_factory=dict)
 
 
 @struct.dataclass
