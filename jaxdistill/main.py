@@ -15,12 +15,16 @@ import time
 from absl import flags
 
 from jaxdistill.errors import ConfigError, run_command
+from jaxdistill.run import background
 
 _CONFIG = flags.DEFINE_string(
   "config", None, "Config file; override any key with --config.<key>=<value>."
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where the run writes; default runs/<config>/<time>."
+)
+_FORK = flags.DEFINE_string(
+  "fork", None, "Workdir of another run, whose newest state a new run starts from."
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
@@ -93,7 +97,7 @@ def run(argv: Sequence[str]) -> None:
   sharding.keep_order_on_cpu()
   config = load_config(_CONFIG.value, [arg.removeprefix(_PREFIX) for arg in rest])
   workdir = _WORKDIR.value or _default_workdir(_CONFIG.value)
-  trainer.train(config, workdir, stop=_stop_on_signals())
+  trainer.train(config, workdir, fork=_FORK.value, stop=_stop_on_signals())
 
 
 def main(argv: Sequence[str]) -> int:
@@ -102,9 +106,10 @@ def main(argv: Sequence[str]) -> int:
   Args:
     argv: arguments after the program's name.
   """
-  return run_command(
+  code = run_command(
     lambda: run(argv), debug=lambda: flags.FLAGS.is_parsed() and _DEBUG.value
   )
+  return background.leave(code)
 
 
 if __name__ == "__main__":

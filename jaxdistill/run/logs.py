@@ -18,6 +18,9 @@ from jaxdistill.errors import DataError
 # Where and when a line was measured, not what.
 _POSITION = ("step", "epoch", "split")
 
+EVALUATED = ("test", "holdout")
+"""Splits of the lines that an evaluation writes."""
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
   """Reads the lines of a `metrics.jsonl`, but for a last one cut off by a crash.
@@ -52,15 +55,24 @@ class MetricLog:
   not finite are null.
   """
 
-  def __init__(self, workdir: Path, step: int):
+  def __init__(self, workdir: Path, step: int, *, evaluated: bool = True):
     """Opens the log and cuts it back to `step`, the step of the restored checkpoint.
+
+    Where that step is still to be evaluated, lines of its evaluation go as well.
 
     What is made from the record is made anew: whatever a killed process left in the
     table, or in TensorBoard's queue, is complete again and stands there once.
     """
     self._jsonl = workdir / "metrics.jsonl"
     self._csv = workdir / "metrics.csv"
-    lines = [line for line in read_metrics(self._jsonl) if line["step"] <= step]
+    lines = []
+    for line in read_metrics(self._jsonl):
+      past = line["step"] < step
+      present = line["step"] == step and (
+        evaluated or line.get("split") not in EVALUATED
+      )
+      if past or present:
+        lines.append(line)
     temporary = workdir / "metrics.jsonl.tmp"
     temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
     os.replace(temporary, self._jsonl)

@@ -83,12 +83,13 @@ def at_rest(path: Path) -> Iterator[None]:
     yield
     return
   try:
-    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    try:
+      fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise BusyError(
+        f"workdir {path} is in use by another process: wait for it, or stop it"
+      ) from error
     yield
-  except BlockingIOError as error:
-    raise BusyError(
-      f"workdir {path} is in use by another process: wait for it, or stop it"
-    ) from error
   finally:
     os.close(lock)
 
@@ -154,7 +155,7 @@ def bind_config(
     if differing and not goes_on(old["config"]):
       raise ConfigError(
         f"workdir {path} belongs to another configuration: {'; '.join(differing)}: "
-        "choose another with --workdir; --fork=OLD lets it start from the state here"
+        f"choose another with --workdir, and --fork={path} to start from the state here"
       )
     origin = origin or old.get("forked_from")
     # A version that knows more keys gives the same configuration another digest.
@@ -189,8 +190,8 @@ def read_record(file: Path) -> dict[str, Any]:
     record.get("digests")
   ):
     raise ConfigError(f"{file} is damaged: {advice}")
-  origin = record.get("forked_from")
-  if origin is not None and not isinstance(origin, dict):
+  origin = record.get("forked_from") or {"path": ""}
+  if not isinstance(origin, dict) or not isinstance(origin.get("path"), str):
     raise ConfigError(f"{file} is damaged: {advice}")
   return record
 
