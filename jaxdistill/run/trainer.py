@@ -10,7 +10,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.core.types import Group, PyTree, TrainState
@@ -496,13 +495,11 @@ class _Runner:
           f"Compiling and making the method's first survey, before epoch {epoch + 1}"
         )
         stack.enter_context(self._console.timed(what))
-      # A survey gives the memory up, and may not come to its end.
-      memory = jax.tree.map(jnp.copy, state.method.memory)
-      method = dataclasses.replace(state.method, memory=memory)
-      copied = dataclasses.replace(state, method=method)
 
+      # Its functions donate what they collect, never the state: that can be saved if
+      # the survey does not come to its end.
       def run() -> TrainState:
-        return jax.block_until_ready(surveyor.run(copied, self._splits, epoch))
+        return jax.block_until_ready(surveyor.run(state, self._splits, epoch))
 
       state = wait_for(run, self._stop)
       self._surveyed = True
