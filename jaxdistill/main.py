@@ -17,6 +17,7 @@ import time
 from absl import flags
 
 from jaxdistill.errors import ConfigError, run_command
+from jaxdistill.run import background
 
 _CONFIG = flags.DEFINE_string(
   "config",
@@ -26,6 +27,9 @@ _CONFIG = flags.DEFINE_string(
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where the run writes; default runs/<config>/<time>."
+)
+_FORK = flags.DEFINE_string(
+  "fork", None, "Workdir of another run, whose newest state a new run starts from."
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
@@ -117,7 +121,7 @@ def run(argv: Sequence[str]) -> None:
   now = time.strftime("%Y%m%d-%H%M%S")
   default_workdir = f"runs/{find_config(_CONFIG.value).run_name}/{now}"
   workdir = _WORKDIR.value or default_workdir
-  trainer.train(config, workdir, stop=_stop_on_signals())
+  trainer.train(config, workdir, fork=_FORK.value, stop=_stop_on_signals())
 
 
 def main(argv: Sequence[str]) -> int:
@@ -126,9 +130,10 @@ def main(argv: Sequence[str]) -> int:
   Args:
     argv: arguments after the program's name.
   """
-  return run_command(
+  code = run_command(
     lambda: run(argv), debug=lambda: flags.FLAGS.is_parsed() and _DEBUG.value
   )
+  return background.leave(code)
 
 
 if __name__ == "__main__":

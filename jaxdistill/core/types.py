@@ -19,6 +19,9 @@ PyTree = Any
 
 Variables = dict[str, tuple[PyTree, PyTree]]
 """Group name, or owner of a method's modules -> (params, stats)."""
+# Stands in `Group.held` for a member that takes no part any more. It is never updated,
+# so that counting goes on from here.
+QUARANTINED = 2**30
 
 
 @struct.dataclass
@@ -202,8 +205,8 @@ class Outputs:
   Attributes:
     logits: f32[M, B, C] in member order. Rows of members that are not `alive` are zero.
     alive: bool[M] whether the member's weights are finite and its logits are, and not
-      beyond `losses.LARGEST`; methods keep the others out of every contest, target and
-      ensemble.
+      beyond `losses.LARGEST`, and it is not quarantined; methods keep the others out of
+      every contest, target and ensemble.
     groups: group name -> `ModelOutput` with a leading member axis K.
   """
 
@@ -270,7 +273,8 @@ class Group:
     params: what is trained.
     stats: all other collections, such as batch statistics.
     opt: state of the optimisers.
-    held: i32[K] updates in a row that were not made, because they were not finite.
+    held: i32[K] updates in a row that were not made, because they were not finite; from
+      `QUARANTINED` on the member takes no part in anything.
     average: {} or, if weights are averaged over the updates, {"params", "stats",
       "count"}.
   """
@@ -280,6 +284,11 @@ class Group:
   opt: PyTree
   held: jax.Array
   average: PyTree = struct.field(default_factory=dict)
+
+  @property
+  def active(self) -> jax.Array:
+    """Which members take part: bool[K]; the others are quarantined."""
+    return self.held < QUARANTINED
 
   @property
   def evaluated(self) -> tuple[PyTree, PyTree]:
@@ -316,12 +325,15 @@ class TrainState:
       carried.
     cohort: group name -> `Group`.
     method: the method's state.
+    intact: copies of groups that members may be restarted from, in checkpoints only;
+      {} unless they are restarted.
   """
 
   step: jax.Array
   key: jax.Array
   cohort: dict[str, Group]
   method: MethodState
+  intact: dict[str, Group] = struct.field(default_factory=dict)
 
 
 @struct.dataclass

@@ -85,6 +85,11 @@ def member_slices(specs: Sequence[GroupSpec]) -> dict[str, slice]:
   return slices
 
 
+def active_members(cohort: Mapping[str, Group]) -> dict[str, jax.Array]:
+  """Which members take part: group name -> bool[K]; the others are quarantined."""
+  return {name: group.active for name, group in cohort.items()}
+
+
 def parameter_count(group: Group) -> int:
   """Number of trainable numbers of one member of the group."""
   return sum(x.size // x.shape[0] for x in jax.tree.leaves(group.params))
@@ -174,8 +179,9 @@ def _run_group(
   keys: jax.Array,
   *,
   train: bool,
+  active: jax.Array | None = None,
 ) -> tuple[ModelOutput, jax.Array, PyTree]:
-  """Runs stacked members.
+  """Runs stacked members; `active` is bool[K], None for all.
 
   Returns:
     (output, zeros for members that are not finite, bool[K] which are, new statistics).
@@ -196,6 +202,8 @@ def _run_group(
   output, stats = _map_members(run_member, spec)(params, stats, images, keys)
   output = ModelOutput(output.logits.astype(jnp.float32), output.features)
   alive = intact & (jnp.abs(output.logits) <= losses.LARGEST).all(axis=(1, 2))
+  if active is not None:
+    alive &= active
   safe = _where_member(alive, output, jax.tree.map(jnp.zeros_like, output))
   return safe, alive, stats
 
@@ -207,6 +215,7 @@ def forward(
   key: jax.Array,
   *,
   train: bool,
+  active: Mapping[str, jax.Array] | None = None,
 ) -> tuple[Outputs, dict[str, PyTree]]:
   """Runs every member on its own images.
 
@@ -221,6 +230,7 @@ def forward(
     key: PRNG key of this step's forward pass, for dropout.
     train: batch statistics of the batch, dropout on; else running statistics, dropout
       off.
+    active: group name -> bool[K], which members may be alive; None for all.
 
   Returns:
     (Outputs, group name -> new stats); in evaluation mode the stats come back
@@ -239,6 +249,7 @@ def forward(
       images[slices[spec.name]],
       _member_keys(key, spec),
       train=train,
+      active=None if active is None else active[spec.name],
     )
     alive.append(group_alive)
   logits = jnp.concatenate([groups[spec.name].logits for spec in specs])
@@ -253,6 +264,7 @@ def forward_member(
   stats: PyTree,
   images: jax.Array,
   key: jax.Array,
+  active: jax.Array,
 ) -> Outputs:
   """Runs one member again, in training mode, and replaces its output.
 
@@ -264,6 +276,7 @@ def forward_member(
     stats: its other collections [1, ...]; the new batch statistics are dropped.
     images: f32[M, B, H, W, 3].
     key: the step's forward key.
+    active: bool[1] whether it may be alive.
   """
   position = outputs.members.index(spec.members[k])
   output, alive, _ = _run_group(
@@ -273,6 +286,7 @@ def forward_member(
     images[position : position + 1],
     _member_keys(key, spec)[k : k + 1],
     train=True,
+    active=active,
   )
   group = set_member(outputs.groups[spec.name], k, output)
   return Outputs(

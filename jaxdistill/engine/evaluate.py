@@ -10,7 +10,7 @@ import numpy as np
 from jaxdistill.core.method import GroupSpec, Method, variables_of
 from jaxdistill.core.types import Group, Outputs, TrainState
 from jaxdistill.engine import sharding
-from jaxdistill.engine.cohort import forward, member_names
+from jaxdistill.engine.cohort import active_members, forward, member_names
 from jaxdistill.engine.measures import MEASURES
 from jaxdistill.inputs.augment import Channels, normalize, to_float
 
@@ -39,7 +39,9 @@ def make_forward(
     images = jnp.broadcast_to(image, (num_members, *image.shape[1:]))
     variables = variables_of(cohort, evaluated=evaluated)
     # Dropout is off: the key is not used.
-    return forward(specs, variables, images, jax.random.key(0), train=False)[0]
+    active = active_members(cohort)
+    key = jax.random.key(0)
+    return forward(specs, variables, images, key, train=False, active=active)[0]
 
   return run
 

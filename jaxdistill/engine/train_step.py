@@ -35,6 +35,7 @@ from jaxdistill.core.types import (
 )
 from jaxdistill.engine.cohort import (
   InitialVariables,
+  active_members,
   forward,
   init_cohort,
   member_names,
@@ -143,6 +144,7 @@ def make_train_step(
         state.step,
         key,
         variables=trained,
+        active=active_members(state.cohort),
         clean=clean,
         seen=seen,
         outputs=outputs,
@@ -213,6 +215,7 @@ def _make_context(
   key: jax.Array,
   *,
   variables: Variables,
+  active: dict[str, jax.Array],
   clean: jax.Array,
   seen: Views,
   outputs: Outputs,
@@ -225,6 +228,7 @@ def _make_context(
     step: i32[] number of the step.
     key: of the step.
     variables: of the cohort being differentiated.
+    active: which members may be alive, see `forward`.
     clean: f32[1 or M, B, H, W, 3] unperturbed images.
     seen: what the members see.
     outputs: their outputs on it.
@@ -232,11 +236,17 @@ def _make_context(
   forward_key = rng.stream(key, "forward")
 
   def evaluate(variables: Variables, images: jax.Array) -> Outputs:
-    return forward(specs, variables, images, forward_key, train=False)[0]
+    outputs, _ = forward(
+      specs, variables, images, forward_key, train=False, active=active
+    )
+    return outputs
 
   def run_on_clean_images() -> Outputs:
     images = jnp.broadcast_to(clean, seen.image.shape)
-    return forward(specs, variables, images, forward_key, train=True)[0]
+    outputs, _ = forward(
+      specs, variables, images, forward_key, train=True, active=active
+    )
+    return outputs
 
   def forward_clean() -> Outputs:
     anyone_perturbed = seen.perturbation.member >= 0

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxdistill.core.method import GroupSpec
 from jaxdistill.core.types import Group, Objective, Outputs, PyTree
 from jaxdistill.engine.cohort import (
+  active_members,
   forward,
   forward_member,
   member_names,
@@ -76,7 +77,14 @@ class Problem(NamedTuple):
   def forward(self, params: Mapping[str, PyTree]) -> tuple[Outputs, dict[str, PyTree]]:
     """Runs all members in training mode; returns (Outputs, new statistics)."""
     variables = {name: (params[name], self.cohort[name].stats) for name in params}
-    return forward(self.specs, variables, self.images, self.key, train=True)
+    return forward(
+      self.specs,
+      variables,
+      self.images,
+      self.key,
+      train=True,
+      active=active_members(self.cohort),
+    )
 
 
 class Solution(NamedTuple):
@@ -210,7 +218,14 @@ def _take_turn(
 
   def rerun(params):
     return forward_member(
-      spec, k, outputs, params, member.stats, problem.images, problem.key
+      spec,
+      k,
+      outputs,
+      params,
+      member.stats,
+      problem.images,
+      problem.key,
+      member.active,
     )
 
   def own_loss(params, module_params):

@@ -16,10 +16,10 @@ import optax
 from jaxdistill.core import registry
 from jaxdistill.core.durations import Clock
 from jaxdistill.core.method import GroupSpec, Method
-from jaxdistill.core.types import MakeViews, Perturb, TrainState, TrainStep
-from jaxdistill.data import Dataset, hold_out
+from jaxdistill.core.types import Batch, MakeViews, Perturb, TrainState, TrainStep
+from jaxdistill.data import Dataset, Split, hold_out
 from jaxdistill.engine import sharding
-from jaxdistill.engine.cohort import InitialVariables, make_spec, member_names
+from jaxdistill.engine.cohort import make_spec, member_names
 from jaxdistill.engine.evaluate import make_eval_step
 from jaxdistill.engine.modules import Optimizers, owner_group
 from jaxdistill.engine.survey import Surveyor
@@ -31,6 +31,7 @@ from jaxdistill.inputs.views import make_views
 from jaxdistill.optim import make_optimizer, make_schedule, parameter_names
 from jaxdistill.run import normalization, pretrained
 from jaxdistill.run.config import ConfigDict, check_config, network_keys
+from jaxdistill.run.divergence import Watch
 from jaxdistill.run.pretrained import InitialWeights
 from jaxdistill.run.sections import group_optimizer, operation, peak_rate
 
@@ -54,6 +55,8 @@ class Periods:
   """From one evaluation to the next."""
   checkpoint: int
   """From one checkpoint to the next."""
+  patience: int
+  """From one look at who has diverged to the next; 0: never."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,14 @@ class Experiment:
   """How often the run logs, evaluates and saves."""
   notes: tuple[str, ...]
   """What the user should know about the start."""
+  watch: Watch
+  """Looks after members that diverge."""
+  select_on: str
+  """The split on which best weights are chosen: "test" or "holdout"."""
   init: Callable[[], TrainState]
   """Initialises the state; compiled at its first call."""
+  program: Callable[[], str]
+  """Returns what is computed, as text: the initialisation and a step."""
   state: TrainState
   """Shapes, dtypes and shardings of the state."""
   train_step: TrainStep
@@ -99,11 +108,12 @@ class Experiment:
     return member_names(self.specs)
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, dataset: Dataset | None = None) -> Experiment:
   """Builds an experiment; reads the data set but compiles nothing.
 
   Args:
     config: a checked or unchecked configuration.
+    dataset: of an experiment with the same data; None reads it.
 
   Raises:
     ConfigError, DataError: one line about what is wrong.
@@ -120,9 +130,11 @@ def build(config: ConfigDict) -> Experiment:
   )
   perturb = _make_perturb(config.perturb, num_members)
 
-  dataset = _component("data", "data", config.data)
-  dataset = hold_out(dataset, config.holdout, config.seed)
+  if dataset is None:
+    read = _component("data", "data", config.data)
+    dataset = hold_out(read, config.holdout, config.seed)
   _require_splits(config, method, dataset)
+  select_on = _select_on(config, dataset)
   clock = _make_clock(config, len(dataset.train.label))
   specs = _make_specs(config, clock, dataset.num_classes)
   optimizers = _make_optimizers(config, clock, method, specs)
@@ -161,7 +173,15 @@ def build(config: ConfigDict) -> Experiment:
   eval_batch_size = _round_up(
     min(config.eval_batch_size, len(dataset.test.label)), mesh.size
   )
+  jitted_init = _jit_init(init, state)
+  batch = _batch_shapes(config.batch_size, dataset.train)
+
+  def program() -> str:
+    lowered = (jitted_init.lower(initial), jax.jit(train_step).lower(state, batch))
+    return "\n".join(part.as_text() for part in lowered)
+
   backend = jax.default_backend()
+  periods = _make_periods(config, clock)
   return Experiment(
     dataset=dataset,
     specs=specs,
@@ -170,9 +190,12 @@ def build(config: ConfigDict) -> Experiment:
     mesh=mesh,
     normalizations=normalizations,
     clock=clock,
-    periods=_make_periods(config, clock),
+    periods=periods,
     notes=(*_describe_rates(config), *notes, *further_notes),
-    init=_compile_once(init, state, initial),
+    watch=Watch(specs, periods.patience, config.on_divergence),
+    select_on=select_on,
+    init=functools.partial(jitted_init, initial),
+    program=program,
     state=state,
     train_step=train_step,
     eval_step=make_eval_step(specs, method, mesh=mesh, **channels),
@@ -252,6 +275,33 @@ def _make_periods(config: ConfigDict, clock: Clock) -> Periods:
     log=steps("log_every"),
     evaluate=steps("eval_every"),
     checkpoint=steps("checkpoint_every"),
+    patience=clock.steps("patience", config.patience),
+  )
+
+
+def _select_on(config: ConfigDict, dataset: Dataset) -> str:
+  """Returns the split on which best weights are chosen."""
+  if config.select_on == "auto":
+    return "holdout" if dataset.holdout else "test"
+  require(
+    config.select_on == "test" or bool(dataset.holdout),
+    "select_on is 'holdout', but no examples are held out: set holdout to their "
+    "number, such as a tenth of the training set",
+  )
+  return config.select_on
+
+
+def _batch_shapes(batch_size: int, split: Split) -> Batch:
+  """Returns the shapes of a batch of a split."""
+
+  def shape(*sizes: int, dtype: Any) -> Any:
+    return jax.ShapeDtypeStruct((batch_size, *sizes), dtype)
+
+  return Batch(
+    image=shape(*split.image.shape[1:], dtype=split.image.dtype),
+    label=shape(dtype=jnp.int32),
+    index=shape(dtype=jnp.int32),
+    mask=shape(dtype=jnp.float32),
   )
 
 
@@ -439,10 +489,11 @@ def _with_shardings(mesh: Mesh, state: TrainState) -> TrainState:
   return jax.tree.map(place, state, sharding.state_sharding(mesh, state))
 
 
-def _compile_once(
-  init: Callable[..., TrainState], state: TrainState, initial: InitialVariables
-) -> Callable[[], TrainState]:
-  """Returns the jitted initialisation, which puts every array where it belongs."""
+def _jit_init(init: Callable[..., TrainState], state: TrainState) -> Any:
+  """Returns the jitted initialisation, which puts every array where it belongs.
+
+  It is (initial weights) -> state.
+  """
   # It runs once: on a CPU, compiling it with optimisations takes ten times as long, for
   # random numbers mostly.
   options = (
@@ -453,5 +504,4 @@ def _compile_once(
   def initialize(initial: Mapping[str, Any]) -> TrainState:
     return init(initial=initial)
 
-  jitted = jax.jit(initialize, out_shardings=shardings, compiler_options=options)
-  return functools.partial(jitted, initial)
+  return jax.jit(initialize, out_shardings=shardings, compiler_options=options)

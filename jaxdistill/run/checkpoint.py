@@ -186,6 +186,10 @@ class Checkpoints:
       if is_step and (path / MANIFEST).is_file():
         yield path
 
+  def exist(self) -> bool:
+    """Tells whether there is a committed checkpoint, intact or not."""
+    return any(True for _ in self._committed())
+
   def save(self, state: PyTree, step: int, **extra: Any) -> Path:
     """Commits the state of `step`, then deletes the oldest ones beyond `keep`.
 

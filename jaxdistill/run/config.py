@@ -82,6 +82,26 @@ KEYS = (
   Key("checkpoint_every", "1 epoch", "from one checkpoint to the next", anything()),
   Key("keep_checkpoints", 2, "how many of the newest are kept", at_least(1)),
   Key(
+    "select_on",
+    "auto",
+    "split on which best weights are chosen; auto: the held-out one if there is one",
+    choice("auto", "test", "holdout"),
+  ),
+  Key(
+    "patience",
+    "1 epoch",
+    "how long a member may go without a finite update, and how often that is looked "
+    "at; 0 steps: for ever",
+    anything(),
+  ),
+  Key(
+    "on_divergence",
+    "quarantine",
+    "what then becomes of it: it is held while it is not finite, takes no part any "
+    "more, or is restarted from its last intact state",
+    choice("hold", "quarantine", "restart"),
+  ),
+  Key(
     "dtype",
     "float32",
     "computation dtype of the networks; parameters are float32",

@@ -154,6 +154,8 @@ class Console:
     """
     run = f"{summary['method']}, {summary['steps']} steps"
     title = f"{run}: {SELECTING.heading} on the test split"
+    if summary["select_on"] == "holdout":
+      title += ", best as chosen on the held-out split"
     table = Table("member", title=title, box=box.SIMPLE_HEAD)
     headings = ["parameters"]
     for measure in MEASURES:
@@ -170,10 +172,15 @@ class Console:
       table.add_column(heading, justify="right")
 
     for name, row in summary["members"].items():
-      table.add_row(with_model(name, row["model"]), *_cells(row, columns))
+      mark = " *" if "quarantined" in row else ""
+      label = with_model(name, row["model"]) + mark
+      table.add_row(label, *_cells(row, columns))
     for name in summary["predictions"]:
       table.add_row(name, *_cells(summary[name], columns))
     self._rich.print(table)
+    for name, row in summary["members"].items():
+      if "quarantined" in row:
+        self.say(f"* {name} diverged and was quarantined at step {row['quarantined']}")
     self.say(
       f"took {seconds:.0f} s; results, checkpoints and the best weights of every "
       f"member are in {workdir}"

@@ -56,6 +56,8 @@ class History:
     members: Sequence[str],
     columns: Sequence[str],
     saved: Mapping[str, Any] | None = None,
+    *,
+    select_on: str = "test",
   ):
     """Starts empty, or from what a checkpoint kept.
 
@@ -63,12 +65,26 @@ class History:
       members: names of all members.
       columns: metrics of the method whose mean over the run the summary shows.
       saved: from `to_dict`.
+      select_on: split on which best values are chosen, "test" or "holdout".
     """
     saved = saved or {"step": 0, "last": {}, "best": {}, "columns": {}}
     self.members = tuple(members)
+    self.select_on = select_on
     self.step: int = saved["step"]
-    self.last: dict[str, Row] = dict(saved["last"])
-    self.best: dict[str, dict[str, Any]] = dict(saved["best"])
+    self.evaluated: int = saved.get("evaluated", self.step)
+    """The step of the last evaluation."""
+    self.last: dict[str, dict[str, Any]] = dict(saved["last"])
+    """Name -> values on the test split, and under "holdout" on that split."""
+    self.best: dict[str, dict[str, Any]] = {}
+    """The same at the step that was chosen, with that step."""
+    if saved.get("select_on", "test") == select_on:
+      self.best = dict(saved["best"])
+    self.quarantined: dict[str, int] = dict(saved.get("quarantined", {}))
+    """Member -> step from which on it takes no part."""
+    self.intact: dict[str, int] = dict(saved.get("intact", {}))
+    """Member -> step of the state that it would be restarted from, if not the first."""
+    self.origin: dict[str, Any] | None = saved.get("origin")
+    """The state of another run that this one began with: path, step, config_digest."""
     self._columns: dict[str, dict[str, list[float]]] = {}
     for column in columns:
       fresh = {"total": [0.0] * len(self.members), "count": [0.0] * len(self.members)}
@@ -81,7 +97,27 @@ class History:
       "last": self.last,
       "best": self.best,
       "columns": self._columns,
+      "evaluated": self.evaluated,
+      "select_on": self.select_on,
+      "quarantined": self.quarantined,
+      "intact": self.intact,
+      "origin": self.origin,
     }
+
+  def start_from(self, origin: dict[str, Any]) -> None:
+    """Makes this the history of a run that begins with the state of another one."""
+    self.origin = origin
+    self.step = self.evaluated = origin["step"]
+
+  @property
+  def active(self) -> tuple[str, ...]:
+    """Names of the members that are not quarantined."""
+    return tuple(name for name in self.members if name not in self.quarantined)
+
+  @property
+  def start(self) -> int:
+    """The step that the run began with."""
+    return self.origin["step"] if self.origin else 0
 
   def add_training(self, window: Window) -> None:
     """Adds the training metrics of a window to the means over the run."""
@@ -96,16 +132,30 @@ class History:
         a + float(b) for a, b in zip(sums["count"], mean.count, strict=True)
       ]
 
-  def add_evaluation(self, rows: Mapping[str, Row]) -> list[str]:
-    """Adds an evaluation of the present step; returns whose best it is."""
-    self.last = dict(rows)
+  def add_evaluation(
+    self, rows: Mapping[str, Row], holdout: Mapping[str, Row] | None = None
+  ) -> list[str]:
+    """Adds an evaluation of the present step; returns whose best it is.
+
+    Args:
+      rows: name -> values on the test split.
+      holdout: on the held-out split, if best values are chosen there.
+    """
+    self.evaluated = self.step
+    self.last = {name: dict(row) for name, row in rows.items()}
+    for name, row in (holdout or {}).items():
+      self.last[name]["holdout"] = row
     improved = []
-    for name, row in rows.items():
-      score = row[SELECTING.name]
-      if name not in self.best or score > self.best[name][SELECTING.name]:
+    for name, row in self.last.items():
+      if name not in self.best or self._score(row) > self._score(self.best[name]):
         self.best[name] = {"step": self.step, **row}
         improved.append(name)
     return improved
+
+  def _score(self, row: Mapping[str, Any]) -> float:
+    """Returns what best values are chosen by."""
+    selected = row["holdout"] if self.select_on == "holdout" else row
+    return selected[SELECTING.name]
 
   @property
   def predictions(self) -> tuple[str, ...]:
@@ -122,9 +172,9 @@ class History:
       models: member -> registry name of its network.
 
     Returns:
-      {"members": {name: {"last", "best", "parameters", "model", <column>: mean}},
-      <prediction>: {"last", "best"}, "predictions": names, "steps": int}, numbers that
-      are not finite as None.
+      {"members": {name: {"last", "best", "parameters", "model", <column>: mean,
+      "quarantined": step, if it was}}, <prediction>: {"last", "best"}, "predictions":
+      names, "steps": int, "select_on": split}, numbers that are not finite as None.
     """
     members = {}
     for position, name in enumerate(self.members):
@@ -136,10 +186,18 @@ class History:
       for column, sums in self._columns.items():
         if sums["count"][position]:
           members[name][column] = sums["total"][position] / sums["count"][position]
+      if name in self.quarantined:
+        members[name]["quarantined"] = self.quarantined[name]
     summary = {"members": members}
     for name in self.predictions:
       summary[name] = self._record(name)
-    summary |= {"predictions": list(self.predictions), "steps": self.step}
+    summary |= {
+      "predictions": list(self.predictions),
+      "steps": self.step,
+      "select_on": self.select_on,
+    }
+    if self.origin:
+      summary["forked_from"] = self.origin
     return _finite(summary)
 
   def _record(self, name: str) -> dict[str, Any]:

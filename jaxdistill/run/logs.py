@@ -22,6 +22,9 @@ _POSITION = ("step", "epoch", "split")
 TIMING = ("seconds", "images_per_second")
 """What stands last in a training line, and differs between two runs of one config."""
 
+EVALUATED = ("test", "holdout")
+"""Splits of the lines that an evaluation writes."""
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
   """Reads the lines of a `metrics.jsonl`, but for a last one cut off by a crash.
@@ -60,8 +63,17 @@ class MetricLog:
       continued it, without what was lost when one of them was killed.
   """
 
-  def __init__(self, workdir: Path, step: int, *, started: float | None = None):
+  def __init__(
+    self,
+    workdir: Path,
+    step: int,
+    *,
+    evaluated: bool = True,
+    started: float | None = None,
+  ):
     """Opens the log and cuts it back to `step`, the step of the restored checkpoint.
+
+    Where that step is still to be evaluated, lines of its evaluation go as well.
 
     What is made from the record is made anew: whatever a killed process left in the
     table, or in TensorBoard's queue, is complete again and stands there once.
@@ -69,13 +81,21 @@ class MetricLog:
     Args:
       workdir: of the run.
       step: of the last line that stays.
+      evaluated: whether that step has been evaluated.
       started: `time.perf_counter()` when this process began with the run; None is now.
     """
     if started is None:
       started = time.perf_counter()
     self._jsonl = workdir / "metrics.jsonl"
     self._csv = workdir / "metrics.csv"
-    lines = [line for line in read_metrics(self._jsonl) if line["step"] <= step]
+    lines = []
+    for line in read_metrics(self._jsonl):
+      past = line["step"] < step
+      present = line["step"] == step and (
+        evaluated or line.get("split") not in EVALUATED
+      )
+      if past or present:
+        lines.append(line)
     temporary = workdir / "metrics.jsonl.tmp"
     temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
     os.replace(temporary, self._jsonl)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -9,8 +10,10 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from jaxdistill.core.types import PyTree, TrainState
+from jaxdistill.core.types import Group, PyTree, TrainState
+from jaxdistill.data import Split
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import parameter_count
 from jaxdistill.engine.dispatch import (
@@ -20,13 +23,15 @@ from jaxdistill.engine.dispatch import (
   make_dispatch,
 )
 from jaxdistill.engine.evaluate import Row, compile_eval, evaluate
-from jaxdistill.errors import DivergedError, Preempted
+from jaxdistill.errors import Preempted
 from jaxdistill.run import member
+from jaxdistill.run.background import Stopped, wait_for
 from jaxdistill.run.build import Experiment, build
 from jaxdistill.run.checkpoint import Checkpoints, remove_partial
 from jaxdistill.run.config import ConfigDict, config_digest, network_keys
 from jaxdistill.run.console import Console, with_model
 from jaxdistill.run.history import History, Window
+from jaxdistill.run.lineage import Fork, fork_of, is_beginning, read_fork
 from jaxdistill.run.logs import MetricLog
 from jaxdistill.run.manifest import write_json
 from jaxdistill.run.workdir import bind_config, locked
@@ -40,6 +45,7 @@ def train(
   config: ConfigDict,
   workdir: str | os.PathLike,
   *,
+  fork: str | os.PathLike | None = None,
   stop: Callable[[], bool] = _never,
   quiet: bool = False,
 ) -> dict[str, Any]:
@@ -50,8 +56,10 @@ def train(
   Args:
     config: from a config file's `get_config()`, or `jaxdistill.load_config`.
     workdir: directory for everything the run writes.
-    stop: called after every dispatch; when true, the state is saved and `Preempted`
-      raised.
+    fork: workdir of another run, whose newest intact checkpoint this one starts from;
+      nothing is changed there.
+    stop: called after every dispatch and while something is compiled or evaluated; when
+      true, the state is saved and `Preempted` raised.
     quiet: print nothing.
 
   Returns:
@@ -65,100 +73,316 @@ def train(
   started = time.perf_counter()
   console = Console(quiet)
   experiment = build(config)
-  clock, periods = experiment.clock, experiment.periods
   path = Path(workdir)
+  checkpoints = Checkpoints(path / "checkpoints", config.keep_checkpoints)
+  source = fork_of(path, Path(fork) if fork else None)
+  forked = None
+  if source and not checkpoints.exist():
+    forked = read_fork(source, config, experiment)
+
+  def goes_on(old: dict[str, Any]) -> bool:
+    found = is_beginning(old, config, experiment)
+    if found:
+      console.say(
+        f"the run in {path} goes on to step {experiment.clock.total_steps}: what has "
+        "been trained there is the same in a run of this length"
+      )
+    return found
+
   with contextlib.ExitStack() as stack:
     stack.enter_context(locked(path))
-    digests = bind_config(path, config)
+    digests = bind_config(
+      path, config, goes_on=goes_on, origin=forked.origin if forked else None
+    )
     remove_partial(path / "checkpoints", *(path / "members").glob("*"))
-    checkpoints = Checkpoints(path / "checkpoints", config.keep_checkpoints)
-    state, history = _start(experiment, checkpoints, digests, console)
-    log = MetricLog(path, history.step, started=started)
-    stack.enter_context(contextlib.closing(log))
+    try:
+      start = _start(experiment, checkpoints, digests, forked, console, stop)
+    except Stopped:
+      raise _preempted(path, 0, experiment.clock.total_steps) from None
+    run = _Run(
+      experiment=experiment,
+      config=config,
+      path=path,
+      checkpoints=checkpoints,
+      console=console,
+      start=start,
+      stop=stop,
+      started=started,
+    )
+    with contextlib.closing(run.log):
+      run.train()
 
-    runner = _Runner(experiment, config.batch_size, console)
-    window = Window()
-    loss = None
-    with runner.training(state, history.step):
-      while history.step < clock.total_steps:
-        state = runner.before_epoch(state, history.step)
-        state = runner.dispatch(state)
-        history.step += runner.steps_per_dispatch
-        speed = runner.images_per_second
-
-        # What is due after this dispatch; all of it at the end of the run.
-        ended = history.step == clock.total_steps
-        stopping = stop() and not ended
-        evaluating = ended or history.step % periods.evaluate == 0
-        saving = ended or stopping or history.step % periods.checkpoint == 0
-        logging = evaluating or saving or history.step % periods.log == 0
-
-        epoch = history.step / clock.steps_per_epoch
-        if logging:
-          runner.collect(window)
-          history.add_training(window)
-          values = window.values(experiment.members)
-          loss = window.average("loss")
-          speed = runner.images_per_second
-          log.write(history.step, epoch, "train", values, images_per_second=speed)
-          _report_skipped(values, experiment.members, history.step, console)
-          window = Window()
-        console.advance(history.step, speed, loss)
-        if evaluating:
-          rows = runner.evaluate(state)
-          improved = history.add_evaluation(rows)
-          log.write(history.step, epoch, "test", _flatten(rows))
-          console.evaluation(
-            step=history.step,
-            total=clock.total_steps,
-            epoch=epoch,
-            loss=loss,
-            images_per_second=speed,
-            rows=rows,
-          )
-          files = _member_files(improved, experiment, config, state, history)
-          _save_members(files, path, which="best")
-          runner.restart_clock()
-        if saving:
-          checkpoints.save(
-            state,
-            history.step,
-            history=history.to_dict(),
-            config_digest=config_digest(config),
-          )
-        if stopping:
-          raise Preempted(
-            f"stopped at step {history.step} of {clock.total_steps}, state saved: run "
-            f"the same command with --workdir={path} to go on"
-          )
-
-    files = _member_files(experiment.members, experiment, config, state, history)
+    files = _member_files(
+      run.history.active, experiment, config, run.state, run.history
+    )
     _save_members(files, path, which="last")
-    summary = _summarize(experiment, config, state, history, log.seconds)
+    summary = _summarize(experiment, config, run.state, run.history, run.log.seconds)
     write_json(path / "summary.json", summary)
     seconds = time.perf_counter() - started
     console.closing_table(summary, experiment.method.columns, str(path), seconds)
     return summary
 
 
+class _Start(NamedTuple):
+  """What a run starts from.
+
+  Attributes:
+    state: the train state.
+    intact: copies that members may be restarted from.
+    history: what was measured until then.
+    saved: whether a checkpoint of this run holds it.
+  """
+
+  state: TrainState
+  intact: dict[str, Group]
+  history: History
+  saved: bool
+
+
 def _start(
   experiment: Experiment,
   checkpoints: Checkpoints,
   digests: Container[str],
+  forked: Fork | None,
   console: Console,
-) -> tuple[TrainState, History]:
-  """Returns state and history of the newest intact checkpoint, or fresh ones."""
-  columns = experiment.method.columns
-  restored = checkpoints.restore(experiment.state, digests)
+  stop: Callable[[], bool],
+) -> _Start:
+  """Returns state and history of the newest intact checkpoint, or fresh ones.
+
+  Raises:
+    Stopped: while it compiles.
+  """
+  new_history = functools.partial(
+    History,
+    experiment.members,
+    experiment.method.columns,
+    select_on=experiment.select_on,
+  )
+  like = experiment.state
+  if experiment.watch.restarts:
+    like = dataclasses.replace(like, intact=like.cohort)
+  restored = checkpoints.restore(like, digests)
   if restored:
     state, manifest = restored
     console.say(f"resuming from the checkpoint of step {manifest['step']}")
-    return state, History(experiment.members, columns, manifest["history"])
-  for note in experiment.notes:
-    console.say(note)
-  with console.timed("Initialising the cohort"):
-    state = jax.block_until_ready(experiment.init())
-  return state, History(experiment.members, columns)
+    return _Start(
+      state=dataclasses.replace(state, intact={}),
+      intact=state.intact,
+      history=new_history(manifest["history"]),
+      saved=True,
+    )
+
+  history = new_history()
+  if forked:
+    for note in forked.notes:
+      console.say(note)
+    state = forked.state
+    history.start_from(forked.origin)
+  else:
+    for note in experiment.notes:
+      console.say(note)
+    with console.timed("Initialising the cohort"):
+      state = wait_for(lambda: jax.block_until_ready(experiment.init()), stop)
+  intact = experiment.watch.copies(state)
+  return _Start(state=state, intact=intact, history=history, saved=False)
+
+
+def _preempted(path: Path, step: int, total: int) -> Preempted:
+  """Returns the error that ends a run which was asked to stop; its state is saved."""
+  what = "state saved" if step else "before anything was trained"
+  return Preempted(
+    f"stopped at step {step} of {total}, {what}: run the same command with "
+    f"--workdir={path} to go on"
+  )
+
+
+class _Run:
+  """A run in its workdir: trains, and does what is due between two dispatches.
+
+  Attributes:
+    state: the train state.
+    history: what has been measured.
+    log: of the metrics.
+  """
+
+  def __init__(
+    self,
+    *,
+    experiment: Experiment,
+    config: ConfigDict,
+    path: Path,
+    checkpoints: Checkpoints,
+    console: Console,
+    start: _Start,
+    stop: Callable[[], bool],
+    started: float,
+  ):
+    """Opens the log; nothing is compiled yet."""
+    self._experiment = experiment
+    self._config = config
+    self._path = path
+    self._checkpoints = checkpoints
+    self._console = console
+    self._stop = stop
+    self.state = start.state
+    self.history = start.history
+    self._intact = start.intact
+    self._saved = start.saved
+    self._logged = start.history.step
+    self._runner = _Runner(experiment, config.batch_size, console, stop)
+    self._loss: float | None = None
+    self.log = MetricLog(
+      path,
+      self.history.step,
+      evaluated=not self._owes_an_evaluation(),
+      started=started,
+    )
+
+  @property
+  def _ended(self) -> bool:
+    return self.history.step == self._experiment.clock.total_steps
+
+  @property
+  def _epoch(self) -> float:
+    return self.history.step / self._experiment.clock.steps_per_epoch
+
+  def _owes_an_evaluation(self) -> bool:
+    """Tells whether the present step is to be evaluated, and has not been."""
+    due = self.history.step % self._experiment.periods.evaluate == 0
+    return (due or self._ended) and self.history.evaluated != self.history.step
+
+  def train(self) -> None:
+    """Trains to the end.
+
+    Raises:
+      Preempted: if the run is to stop before; its state is saved.
+      DivergedError: if no member is updated any more.
+    """
+    try:
+      if self.history.origin and not self._saved:
+        # From here on, this run depends on the other one no more.
+        self._save()
+      # The process before was stopped while it evaluated.
+      if self._owes_an_evaluation():
+        self._evaluate()
+        self._save()
+      with self._runner.training(self.state, self.history.step):
+        while not self._ended:
+          self._advance()
+    except Stopped:
+      step, total = self.history.step, self._experiment.clock.total_steps
+      if step and not self._saved:
+        self._save()
+      raise _preempted(self._path, step, total) from None
+
+  def _advance(self) -> None:
+    """Runs one dispatch, then what is due after it; all of it at the end of the run."""
+    runner, periods = self._runner, self._experiment.periods
+    self.state = runner.before_epoch(self.state, self.history.step)
+    self.state = runner.dispatch(self.state)
+    self.history.step += runner.steps_per_dispatch
+    self._saved = False
+
+    step = self.history.step
+    evaluating = self._owes_an_evaluation()
+    saving = self._ended or step % periods.checkpoint == 0
+    if evaluating or saving or step % periods.log == 0:
+      self._log_training()
+    self._console.advance(step, runner.images_per_second, self._loss)
+    if self._experiment.watch.due(step) or self._ended:
+      self._look_after_members()
+    if evaluating:
+      self._evaluate()
+    if saving:
+      self._save()
+    if not self._ended and self._stop():
+      raise Stopped
+
+  def _log_training(self) -> None:
+    """Writes the line of the steps since the last one, if there are any."""
+    step = self.history.step
+    if self._logged == step:
+      return
+    window = Window()
+    self._runner.collect(window)
+    self.history.add_training(window)
+    values = window.values(self._experiment.members)
+    self._loss = window.average("loss")
+    self.log.write(
+      step,
+      self._epoch,
+      "train",
+      values,
+      images_per_second=self._runner.images_per_second,
+    )
+    _report_skipped(values, self.history.active, step, self._console)
+    self._logged = step
+
+  def _look_after_members(self) -> None:
+    """Quarantines or restarts members that have diverged.
+
+    Raises:
+      DivergedError: if all of them have.
+    """
+    history, watch = self.history, self._experiment.watch
+    step = history.step
+    watch.require_updates(self.state, step)
+    if not watch.due(step):
+      return
+    decision = watch.decide(self.state, self._intact)
+    self.state = decision.state
+    self._intact = decision.intact
+    events = {}
+    why = f"had no finite update for {self._experiment.periods.patience} steps"
+    for name in decision.quarantined:
+      history.quarantined[name] = step
+      events[f"quarantined/{name}"] = 1.0
+      self._console.say(
+        f"warning: step {step}: {name} {why} and is quarantined: it is not trained any "
+        "more, teaches nobody and is not exported"
+      )
+    for name in decision.restarted:
+      events[f"restarted/{name}"] = 1.0
+      self._console.say(
+        f"warning: step {step}: {name} {why} and is restarted from its state of step "
+        f"{history.intact.get(name, history.start)}"
+      )
+    for name in decision.saved:
+      history.intact[name] = step
+    if events:
+      self.log.write(step, self._epoch, "events", events)
+
+  def _evaluate(self) -> None:
+    """Measures the cohort, and writes who has become better than before."""
+    history, runner = self.history, self._runner
+    speed = runner.images_per_second
+    measured = runner.evaluate(self.state)
+    improved = history.add_evaluation(measured["test"], measured.get("holdout"))
+    self._saved = False
+    for split, rows in measured.items():
+      self.log.write(history.step, self._epoch, split, _flatten(rows))
+    self._console.evaluation(
+      step=history.step,
+      total=self._experiment.clock.total_steps,
+      epoch=self._epoch,
+      loss=self._loss,
+      images_per_second=speed,
+      rows=measured["test"],
+    )
+    files = _member_files(improved, self._experiment, self._config, self.state, history)
+    _save_members(files, self._path, which="best")
+    runner.restart_clock()
+
+  def _save(self) -> None:
+    """Commits a checkpoint of everything until now."""
+    self._log_training()
+    self._checkpoints.save(
+      dataclasses.replace(self.state, intact=self._intact),
+      self.history.step,
+      history=self.history.to_dict(),
+      config_digest=config_digest(self._config),
+    )
+    self._saved = True
 
 
 class _Runner:
@@ -168,11 +392,18 @@ class _Runner:
   logged.
   """
 
-  def __init__(self, experiment: Experiment, batch_size: int, console: Console):
+  def __init__(
+    self,
+    experiment: Experiment,
+    batch_size: int,
+    console: Console,
+    stop: Callable[[], bool],
+  ):
     """Prepares a run; the data moves to the devices when it is first needed."""
     self._experiment = experiment
     self._batch_size = batch_size
     self._console = console
+    self._stop = stop
     self._dispatch: Dispatch | None = None
     self.steps_per_dispatch = 0
     self._eval: Callable | None = None
@@ -195,14 +426,25 @@ class _Runner:
 
   @functools.cached_property
   def _splits(self) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Name -> (image uint8[N, H, W, 3], label i32[N]) on the devices."""
-    dataset, mesh = self._experiment.dataset, self._experiment.mesh
-    splits = {"train": dataset.train, "test": dataset.test, "holdout": dataset.holdout}
-    placed = {}
-    for name, split in splits.items():
-      if split is not None:
-        placed[name] = sharding.put_replicated(mesh, (split.image, split.label))
-    return placed
+    """Those for training: name -> (image uint8[N, H, W, 3], label i32[N])."""
+    splits = {"train": self._place(self._experiment.dataset.train)}
+    surveyed = {survey.split for survey in self._experiment.method.surveys}
+    holdout = self._experiment.dataset.holdout
+    if holdout and "holdout" in surveyed:
+      splits["holdout"] = self._place(holdout)
+    return splits
+
+  @functools.cached_property
+  def _evaluated(self) -> tuple[jax.Array, jax.Array]:
+    """All examples that are evaluated, one split behind the other, as for training."""
+    splits = list(_evaluated_splits(self._experiment).values())
+    image = np.concatenate([split.image for split in splits])
+    label = np.concatenate([split.label for split in splits])
+    return self._place(Split(image=image, label=label))
+
+  def _place(self, split: Split) -> tuple[jax.Array, jax.Array]:
+    """Copies a split to the devices."""
+    return sharding.put_replicated(self._experiment.mesh, (split.image, split.label))
 
   def _compile(self, state: TrainState, step: int) -> None:
     """Compiles the step.
@@ -212,13 +454,13 @@ class _Runner:
     experiment, console = self._experiment, self._console
     clock, periods = experiment.clock, experiment.periods
     limit = experiment.max_steps_per_dispatch
-    lengths = (periods.log, periods.evaluate, periods.checkpoint, *clock, step)
+    lengths = (*dataclasses.astuple(periods), *clock, step)
     count = common_period(lengths, limit)
     if count < min(10, limit):
       console.say(
-        "note: the steps of log_every, eval_every, checkpoint_every, an epoch and "
-        f"the run have only {count} as a common divisor, so a dispatch runs no more; "
-        "'0.1 epochs' and the like allow more"
+        "note: the steps of log_every, eval_every, checkpoint_every, patience, an "
+        f"epoch and the run have only {count} as a common divisor, so a dispatch runs "
+        "no more; '0.1 epochs' and the like allow more"
       )
     dispatch = make_dispatch(
       experiment.train_step,
@@ -230,7 +472,9 @@ class _Runner:
     with console.timed(f"Compiling the train step ({self._describe(count)})"):
       train = self._splits["train"]
       order = self._epoch_order(state, 0)
-      self._dispatch = dispatch.lower(state, *train, order).compile()
+      self._dispatch = wait_for(
+        lambda: dispatch.lower(state, *train, order).compile(), self._stop
+      )
     self.steps_per_dispatch = count
     self.restart_clock()
 
@@ -268,8 +512,15 @@ class _Runner:
           f"Compiling and making the method's first survey, before epoch {epoch + 1}"
         )
         stack.enter_context(self._console.timed(what))
+
+      # Its functions donate what they collect, never the state: that can be saved if
+      # the survey does not come to its end.
+      def run() -> TrainState:
+        return jax.block_until_ready(surveyor.run(state, self._splits, epoch))
+
+      state = wait_for(run, self._stop)
       self._surveyed = True
-      return jax.block_until_ready(surveyor.run(state, self._splits, epoch))
+      return state
 
   def dispatch(self, state: TrainState) -> TrainState:
     """Starts one dispatch, and waits for the one before it to end."""
@@ -299,19 +550,59 @@ class _Runner:
     self._timed_steps = 0
     self._timed_since = time.perf_counter()
 
-  def evaluate(self, state: TrainState) -> dict[str, Row]:
-    """Measures the test split: members in member order, then predictions."""
+  def evaluate(self, state: TrainState) -> dict[str, dict[str, Row]]:
+    """Measures the test split, and the held-out one if best weights are chosen there.
+
+    Returns:
+      Split -> name -> values: members in member order, then predictions.
+
+    Raises:
+      Stopped: before it has come to its end.
+    """
     experiment = self._experiment
     batch_size = experiment.eval_batch_size
-    image, label = self._splits["test"]
+    image, label = self._evaluated
     if self._eval is None:
       with self._console.timed(f"Compiling the evaluation (batch {batch_size})"):
-        self._eval = compile_eval(experiment.eval_step, state, image, label, batch_size)
-    rows = evaluate(
-      self._eval, state, image, label, num_examples=len(label), batch_size=batch_size
-    )
-    members = {name: rows.pop(name) for name in experiment.members}
-    return members | rows
+        self._eval = wait_for(
+          lambda: compile_eval(experiment.eval_step, state, image, label, batch_size),
+          self._stop,
+        )
+    measured = {}
+    start = 0
+    for name, split in _evaluated_splits(experiment).items():
+      measure = functools.partial(
+        evaluate,
+        _shifted(self._eval, start),
+        state,
+        image,
+        label,
+        num_examples=len(split.label),
+        batch_size=batch_size,
+      )
+      rows = wait_for(measure, self._stop)
+      members = {member: rows.pop(member) for member in experiment.members}
+      measured[name] = members | rows
+      start += len(split.label)
+    return measured
+
+
+def _evaluated_splits(experiment: Experiment) -> dict[str, Split]:
+  """Returns the splits that are evaluated."""
+  splits = {"test": experiment.dataset.test}
+  if experiment.select_on == "holdout":
+    assert experiment.dataset.holdout, "build has checked that"
+    splits["holdout"] = experiment.dataset.holdout
+  return splits
+
+
+def _shifted(eval_step: Callable, start: int) -> Callable:
+  """Returns an evaluation step whose indices count from example `start`."""
+
+  def shifted(cohort, method_state, image, label, index):
+    return eval_step(cohort, method_state, image, label, index + np.int32(start))
+
+  return shifted
 
 
 def _counted(number: int, noun: str) -> str:
@@ -331,11 +622,7 @@ def _flatten(rows: dict[str, Row]) -> dict[str, float]:
 def _report_skipped(
   values: Mapping[str, float], members: Sequence[str], step: int, console: Console
 ) -> None:
-  """Warns of members whose updates were skipped since the last line.
-
-  Raises:
-    DivergedError: if no member was updated at all.
-  """
+  """Warns of members whose updates were skipped since the last line."""
   skipped = {name: values[f"skipped/{name}"] for name in members}
   for name, fraction in skipped.items():
     if fraction:
@@ -343,12 +630,6 @@ def _report_skipped(
         f"warning: step {step}: {name} skipped {100 * fraction:.0f} % of the updates "
         "since the last line, its loss or gradient was not finite"
       )
-  if all(fraction == 1 for fraction in skipped.values()):
-    raise DivergedError(
-      f"step {step}: no member has a finite update any more: lower "
-      "optimizer.learning_rate or set optimizer.clip_norm; the last checkpoint is "
-      "finite"
-    )
 
 
 class _MemberFile(NamedTuple):
@@ -381,6 +662,7 @@ def _member_files(
     manifest = {
       "step": history.step,
       "metrics": history.last[name],
+      "select_on": history.select_on,
       "model": network_keys(config.cohort[group]),
       "dtype": config.dtype,
       "num_classes": dataset.num_classes,

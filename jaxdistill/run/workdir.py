@@ -1,6 +1,6 @@
 """The working directory of a run: who may write there, and its configuration."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import fcntl
 import importlib.metadata
@@ -69,6 +69,31 @@ def _take_lock(path: Path) -> int:
   return lock
 
 
+@contextlib.contextmanager
+def at_rest(path: Path) -> Iterator[None]:
+  """Keeps other processes from writing in a directory that is only read.
+
+  Raises:
+    BusyError: if another process holds its lock.
+  """
+  try:
+    lock = os.open(path / "LOCK", os.O_RDONLY | os.O_NOFOLLOW)
+  except OSError:
+    # Nobody has trained there, or it is a copy.
+    yield
+    return
+  try:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise BusyError(
+        f"workdir {path} is in use by another process: wait for it, or stop it"
+      ) from error
+    yield
+  finally:
+    os.close(lock)
+
+
 def _versions() -> dict[str, str]:
   """Returns package -> version of what determines the numbers of a run."""
   versions = {"jaxdistill": jaxdistill.__version__}
@@ -96,12 +121,22 @@ def _git_revision() -> str | None:
     return None  # not every installation is a checkout
 
 
-def bind_config(path: Path, config: ConfigDict) -> set[str]:
+def bind_config(
+  path: Path,
+  config: ConfigDict,
+  *,
+  goes_on: Callable[[dict[str, Any]], bool],
+  origin: dict[str, Any] | None = None,
+) -> set[str]:
   """Writes `config.json`, or checks the one that is there against this config.
 
   Args:
     path: working directory.
     config: resolved configuration.
+    goes_on: another configuration, as it is in `config.json` -> whether its run is the
+      beginning of this one.
+    origin: the state of another run that this one starts from: path, step,
+      config_digest.
 
   Returns:
     Digests of the configurations whose checkpoints belong here: this one's, and that of
@@ -115,13 +150,14 @@ def bind_config(path: Path, config: ConfigDict) -> set[str]:
   digest = config_digest(config)
   digests = {digest}
   if file.exists():
-    old = _read_record(file)
+    old = read_record(file)
     differing = config_differences(old["config"], config)
-    if differing:
+    if differing and not goes_on(old["config"]):
       raise ConfigError(
         f"workdir {path} belongs to another configuration: {'; '.join(differing)}: "
-        "choose another with --workdir"
+        f"choose another with --workdir, and --fork={path} to start from the state here"
       )
+    origin = origin or old.get("forked_from")
     # A version that knows more keys gives the same configuration another digest.
     digests |= set(old["digests"])
   record = {
@@ -131,12 +167,13 @@ def bind_config(path: Path, config: ConfigDict) -> set[str]:
     "digests": sorted(digests),
     "versions": _versions(),
     "git": _git_revision(),
+    "forked_from": origin,
   }
   write_json(file, record)
   return digests
 
 
-def _read_record(file: Path) -> dict[str, Any]:
+def read_record(file: Path) -> dict[str, Any]:
   """Reads `config.json`.
 
   Raises:
@@ -152,6 +189,9 @@ def _read_record(file: Path) -> dict[str, Any]:
   if not isinstance(record.get("config"), dict) or not _are_texts(
     record.get("digests")
   ):
+    raise ConfigError(f"{file} is damaged: {advice}")
+  origin = record.get("forked_from") or {"path": ""}
+  if not isinstance(origin, dict) or not isinstance(origin.get("path"), str):
     raise ConfigError(f"{file} is damaged: {advice}")
   return record
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxdistill.core import registry
 from jaxdistill.core.method import SHARED, Method
-from jaxdistill.core.types import Mean, Objective, Table
+from jaxdistill.core.types import QUARANTINED, Mean, Objective, Table
 from jaxdistill.engine import sharding
 from jaxdistill.engine.dispatch import epoch_order
 from tests.helpers import toy
@@ -30,6 +30,13 @@ def poisoned(state, value):
   return state.replace(cohort={**state.cohort, "net": group.replace(params=params)})
 
 
+def quarantined(state):
+  """The state without member 1."""
+  group = state.cohort["net"]
+  group = group.replace(held=group.held.at[1].set(QUARANTINED))
+  return state.replace(cohort={**state.cohort, "net": group})
+
+
 def all_finite(tree, k):
   """Whether all numbers of member k of a stacked tree are finite."""
   return all(np.isfinite(leaf[k]).all() for leaf in jax.tree.leaves(tree))
@@ -42,9 +49,18 @@ def member_1(state):
   return toy.arrays(jax.tree.map(lambda x: x[1], held))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_poisoned_member_is_held_and_harms_no_other(competitive, value):
-  bad = competitive.place(poisoned(competitive.initial, value))
+@pytest.mark.parametrize(
+  "harm",
+  [
+    lambda state: poisoned(state, np.nan),
+    lambda state: poisoned(state, np.inf),
+    quarantined,
+  ],
+  ids=["nan", "inf", "quarantined"],
+)
+def test_a_poisoned_member_is_held_and_harms_no_other(competitive, harm):
+  bad = competitive.place(harm(competitive.initial))
+  before = np.array(bad.cohort["net"].held)
   state, history = competitive.run(6, state=bad)
   for metrics in history:
     np.testing.assert_array_equal(metrics["skipped"], [0, 1, 0])
@@ -54,6 +70,7 @@ def test_a_poisoned_member_is_held_and_harms_no_other(competitive, value):
   assert all_finite(state.cohort["net"].params, 0)
   assert all_finite(state.cohort["wide"].params, 0)
   jax.tree.map(np.testing.assert_array_equal, member_1(bad), member_1(state))
+  np.testing.assert_array_equal(state.cohort["net"].held - before, [0, 6])
   last = np.mean([metrics["ce"][FINITE] for metrics in history[-2:]], axis=0)
   assert (last < history[0]["ce"][FINITE]).all()
 
@@ -69,10 +86,9 @@ def test_all_members_poisoned_is_reported_and_nothing_moves(competitive):
   state, history = competitive.run(1, state=start)
   np.testing.assert_array_equal(history[0]["skipped"], 1)
   np.testing.assert_array_equal(history[0]["wins"], 0)
-  for name, group in state.cohort.items():
-    np.testing.assert_array_equal(group.held, 1)
-    before = start.cohort[name].replace(held=group.held)
-    jax.tree.map(np.testing.assert_array_equal, toy.arrays(before), toy.arrays(group))
+  for name, group in start.cohort.items():
+    counted = group.replace(held=group.held + 1)
+    jax.tree.map(np.testing.assert_array_equal, counted, state.cohort[name])
   assert int(state.step) == 1
 
 

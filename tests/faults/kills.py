@@ -10,9 +10,12 @@ from tests.helpers import runs
 
 
 def fuzz(count: int, seed: int, directory: Path) -> Verdict:
-  """Kills runs of the tiny config with SIGKILL, `count` times in all."""
+  """Kills runs of the tiny config with SIGKILL, `count` times in all.
+
+  One of the members diverges and is restarted.
+  """
   rng = np.random.default_rng(seed)
-  config = runs.write_config(directory)
+  config = runs.write_config(directory, *runs.WILD)
   whole = directory / "whole"
   assert runs.run(config, f"--workdir={whole}").returncode == 0
   verdict = Verdict()

@@ -53,10 +53,27 @@ def config(method="competitive", *overrides):
   return result
 
 
-def write_config(directory):
-  """Writes the same, perturbed in every other step, as a config file."""
+WILD = (
+  'config.on_divergence = "restart"',
+  'config.patience = "3 steps"',
+  'config.optimizer.warmup = "0 steps"',
+  'wild = {"learning_rate": 1e30}',
+  'config.cohort.wild = group("small.convnet", width=4, optimizer=wild)',
+)
+"""Lines of a config file: a third member that diverges and is restarted."""
+
+
+def write_config(directory, *lines):
+  """Writes the same, perturbed in every other step, as a config file.
+
+  Args:
+    directory: where.
+    *lines: put before the end of `get_config`.
+  """
   path = Path(directory) / "tiny.py"
-  path.write_text(CONFIG)
+  end = "  return config"
+  added = "".join(f"  {line}\n" for line in lines)
+  path.write_text(CONFIG.replace(end, added + end))
   return path
 
 
@@ -131,7 +148,7 @@ def assert_same_run(first, second):
   assert first_manifest["history"] == second_manifest["history"]
 
 
-def _logged_step(workdir):
+def logged_step(workdir):
   """The last step that a running process has logged."""
   path = Path(workdir) / "metrics.jsonl"
   if not path.exists():
@@ -156,7 +173,7 @@ def start_and_signal(config, workdir, step, number=signal.SIGKILL, delay=0.0):
   )
   deadline = time.time() + 200
   try:
-    while _logged_step(workdir) < step and process.poll() is None:
+    while logged_step(workdir) < step and process.poll() is None:
       assert time.time() < deadline, "the run logs nothing"
       time.sleep(0.005)
     time.sleep(delay)
@@ -165,3 +182,31 @@ def start_and_signal(config, workdir, step, number=signal.SIGKILL, delay=0.0):
   finally:
     process.kill()
     process.stderr.close()
+
+
+def start_and_signal_when(text, config, workdir, number):
+  """Starts a run that must compile everything, and signals it once it says `text`.
+
+  Returns:
+    Its exit code, what it said to stderr, and the seconds that it took to end.
+  """
+  process = subprocess.Popen(
+    command(config, f"--workdir={workdir}"),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    cwd=ROOT,
+    env={**environment(), "JAX_COMPILATION_CACHE_DIR": "", "PYTHONUNBUFFERED": "1"},
+  )
+  try:
+    for line in process.stdout:
+      if text in line:
+        break
+    # Compilation takes longer.
+    time.sleep(1)
+    process.send_signal(number)
+    start = time.perf_counter()
+    _, said = process.communicate(timeout=100)
+    return process.returncode, said, time.perf_counter() - start
+  finally:
+    process.kill()

@@ -60,6 +60,23 @@ def test_best_and_last_are_kept_apart_and_ties_keep_the_first():
   assert summary["last"] == {"step": 8, "top1": 0.6, "nll": 1.0}
 
 
+def test_what_is_best_on_the_held_out_split_is_shown_with_its_test_values():
+  history = History(MEMBERS, (), select_on="holdout")
+  for step, test, holdout in ((2, 0.5, 0.6), (4, 0.4, 0.9), (6, 0.9, 0.8)):
+    history.step = step
+    rows = {name: row(test) for name in MEMBERS}
+    history.add_evaluation(rows, {name: row(holdout) for name in MEMBERS})
+  saved = json.loads(json.dumps(history.to_dict()))
+  resumed = History(MEMBERS, (), saved, select_on="holdout")
+  assert resumed.evaluated == 6
+  summary = resumed.summary(PARAMETERS)
+  assert summary["select_on"] == "holdout"
+  best = summary["members"]["a.0"]["best"]
+  assert best == {"step": 4, "top1": 0.4, "nll": 1.0, "holdout": row(0.9)}
+  # What was chosen elsewhere does not compete.
+  assert History(MEMBERS, (), saved, select_on="test").best == {}
+
+
 def test_columns_are_means_over_the_run_and_survive_a_checkpoint():
   history = History(MEMBERS, ("wins",))
   window = Window()

@@ -62,6 +62,20 @@ def test_the_seconds_go_on_after_those_of_the_last_training_line(tmp_path):
   resumed.close()
 
 
+def test_an_evaluation_that_is_to_be_made_up_for_stands_there_once(tmp_path):
+  log = MetricLog(tmp_path, 0)
+  for split in ("train", "test", "holdout", "events"):
+    log.write(1, 0.1, split, {"ce/a.0": 0.5})
+  log.close()
+  for evaluated, splits in (
+    (True, ["train", "test", "holdout", "events"]),
+    (False, ["train", "events"]),
+  ):
+    MetricLog(tmp_path, 1, evaluated=evaluated).close()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["split"] for line in lines] == splits
+
+
 def test_a_run_that_begins_anew_leaves_nothing_of_the_old_one(tmp_path):
   MetricLog(tmp_path, 0).write(1, 0.1, "train", {"ce/a.0": 0.5})
   log = MetricLog(tmp_path, 0)

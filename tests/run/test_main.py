@@ -195,6 +195,12 @@ def save_arrays(path, **changes):
       "-1.0",
     ),
     (["--config.views=mine"], "views must be shared or per_member, got 'mine'"),
+    (["--config.patience=long"], "patience is 'long': write '500 steps', '2 epochs'"),
+    (
+      ["--config.select_on=holdout"],
+      "select_on is 'holdout', but no examples are held out: set holdout to their",
+    ),
+    (["--fork=/nowhere"], "--fork: /nowhere is no workdir of a run"),
     (["--lr=1"], "command line: unknown argument '--lr=1'"),
     (
       ["--config.epochs", "1"],

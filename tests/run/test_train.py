@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import threading
+import time
 
 import jax
 import numpy as np
@@ -13,10 +15,20 @@ import pytest
 import jaxdistill
 from jaxdistill.core import registry
 from jaxdistill.engine.measures import MEASURES
-from jaxdistill.errors import BusyError, ConfigError, DivergedError, Preempted
+from jaxdistill.engine.survey import Surveyor
+from jaxdistill.errors import (
+  BusyError,
+  CheckpointError,
+  ConfigError,
+  DivergedError,
+  Preempted,
+)
 from jaxdistill.run import checkpoint
+from jaxdistill.run.build import build
+from jaxdistill.run.config import group
+from jaxdistill.run.lineage import is_beginning
 from jaxdistill.run.logs import TIMING
-from jaxdistill.run.workdir import locked
+from jaxdistill.run.workdir import at_rest, locked
 from tests.helpers import runs
 
 # One process makes the run that most of these tests read.
@@ -223,10 +235,15 @@ def test_several_steps_per_dispatch_train_like_one(tmp_path):
       assert a[key] == pytest.approx(b[key], rel=1e-2, abs=1e-3)
 
 
+def stop_at(workdir, step):
+  """A request to stop that comes when a step has been logged."""
+  return lambda: runs.logged_step(workdir) >= step
+
+
 def test_stop_and_finish_from_python(tmp_path):
-  answers = iter([False, True])
-  with pytest.raises(Preempted, match="stopped at step 2 of 12"):
-    jaxdistill.train(runs.config(), tmp_path, stop=lambda: next(answers), quiet=True)
+  stop = stop_at(tmp_path, 2)
+  with pytest.raises(Preempted, match="stopped at step 2 of 12, state saved"):
+    jaxdistill.train(runs.config(), tmp_path, stop=stop, quiet=True)
   (before,) = lines_of(tmp_path, "train")
   summary = jaxdistill.train(runs.config(), tmp_path, quiet=True)
   again = jaxdistill.train(runs.config(), tmp_path, quiet=True)
@@ -237,16 +254,217 @@ def test_stop_and_finish_from_python(tmp_path):
   assert seconds[0] == before["seconds"] and seconds == sorted(seconds)
 
 
-def test_divergence_ends_the_run_and_keeps_a_finite_checkpoint(tmp_path, capsys):
-  diverging = ["optimizer.learning_rate=1e30", "optimizer.warmup=0 steps"]
-  told = "no member has a finite update any more: lower optimizer.learning_rate"
-  with pytest.raises(DivergedError, match=told):
+@pytest.mark.parametrize(
+  "keys, told",
+  [
+    (["patience=2 steps"], "step 4: no member has had a finite update for 2 steps"),
+    pytest.param(
+      ["patience=5 steps", "log_every=1 steps"],
+      "step 10: no member has had a finite update for 5 steps",
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_divergence_ends_the_run_and_keeps_a_finite_checkpoint(
+  tmp_path, capsys, keys, told
+):
+  diverging = ["optimizer.learning_rate=1e30", "optimizer.warmup=0 steps", *keys]
+  with pytest.raises(DivergedError, match=f"{told}: lower optimizer.learning_rate"):
     jaxdistill.train(runs.config("competitive", *diverging), tmp_path)
   assert "skipped 100 % of the updates" in capsys.readouterr().out
   for path in (tmp_path / "checkpoints").glob("*"):
     tree, _ = checkpoint.load(path)
     for leaf in jax.tree.leaves(tree):
       assert leaf.dtype.kind != "f" or np.isfinite(leaf).all()
+
+
+def with_a_diverging_member(*overrides):
+  """Two members that train, and one whose second step is not finite."""
+  config = runs.config("competitive", "optimizer.warmup=0 steps", *overrides)
+  config.cohort.wild = group(
+    "small.convnet", width=4, optimizer={"learning_rate": 1e30}
+  )
+  return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "action, events",
+  [
+    ("hold", []),
+    ("quarantine", [(6, "quarantined/wild.0")]),
+    ("restart", [(6, "restarted/wild.0"), (12, "restarted/wild.0")]),
+  ],
+)
+def test_one_member_diverges_and_the_run_resumes_alike(
+  tmp_path, capsys, action, events
+):
+  config = with_a_diverging_member("patience=3 steps", f"on_divergence={action}")
+  summary = jaxdistill.train(config, tmp_path / "whole")
+  said = capsys.readouterr().out
+  found = []
+  for line in lines_of(tmp_path / "whole", "events"):
+    found += [(line["step"], key) for key in line if "/" in key]
+  assert found == events
+  for step, event in events:
+    told = f"warning: step {step}: wild.0 had no finite update for 3 steps and is "
+    assert told + event.partition("/")[0] in said
+
+  quarantined = action == "quarantine"
+  assert summary["members"]["wild.0"].get("quarantined") == (6 if quarantined else None)
+  marked = "* wild.0 diverged and was quarantined at step 6" in said
+  assert marked == quarantined
+  last = tmp_path / "whole" / "members" / "wild.0" / "last"
+  assert last.exists() != quarantined
+  # It warns no more.
+  assert ("step 8: wild.0 skipped" in said) != quarantined
+  assert lines_of(tmp_path / "whole", "train")[-1]["wins/wild.0"] == 0
+
+  stop = stop_at(tmp_path / "stopped", 8)
+  with pytest.raises(Preempted, match="step 8"):
+    jaxdistill.train(config, tmp_path / "stopped", stop=stop, quiet=True)
+  jaxdistill.train(config, tmp_path / "stopped", quiet=True)
+  runs.assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+CONSTANT = ("optimizer.schedule=constant", "optimizer.warmup=0 steps")
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_as_a_longer_one(tmp_path):
+  keys = (*CONSTANT, "holdout=100")
+  jaxdistill.train(runs.config("competitive", "steps=4", *keys), tmp_path / "a")
+  longer = runs.config("competitive", "steps=8", *keys)
+  jaxdistill.train(longer, tmp_path / "a", quiet=True)
+  summary = jaxdistill.train(longer, tmp_path / "b", quiet=True)
+  runs.assert_same_run(tmp_path / "a", tmp_path / "b")
+
+  # What is best is chosen on the held-out split, and shown on the test split.
+  assert summary["select_on"] == "holdout"
+  rows = {"test": {}, "holdout": {}}
+  for split, steps in rows.items():
+    for line in lines_of(tmp_path / "b", split):
+      steps[line["step"]] = line["top1/convnet.0"]
+  best = summary["members"]["convnet.0"]["best"]
+  assert rows["holdout"][best["step"]] == max(rows["holdout"].values())
+  assert best["holdout"]["top1"] == rows["holdout"][best["step"]]
+  assert best["top1"] == rows["test"][best["step"]]
+  member = jaxdistill.load(tmp_path / "b" / "members" / "convnet.0" / "best")
+  assert member.manifest["step"] == best["step"]
+  assert member.manifest["select_on"] == "holdout"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "method, keys, begins",
+  [
+    ("competitive", CONSTANT, True),
+    ("competitive", ("optimizer.warmup=0 steps",), False),
+    ("competitive", (*CONSTANT, "optimizer.warmup=10%"), False),
+    ("competitive", (*CONSTANT, "eval_every=50%"), False),
+    ("ps_kd", (*CONSTANT, "method.schedule=constant"), True),
+    ("ps_kd", CONSTANT, False),
+  ],
+)
+def test_which_runs_are_the_beginning_of_longer_ones(method, keys, begins):
+  short = runs.config(method, "steps=30", *keys)
+  long = runs.config(method, "steps=60", *keys)
+  found = is_beginning(short.to_dict(), long, build(long))
+  assert found == begins
+  assert not is_beginning(long.to_dict(), short, build(short))
+
+
+@pytest.mark.slow
+def test_a_fork_starts_a_new_run_and_leaves_the_other_alone(tmp_path):
+  first = runs.config("competitive", "steps=4")
+  jaxdistill.train(first, tmp_path / "a", quiet=True)
+  before = {path: path.read_bytes() for path in files_in(tmp_path / "a")}
+  second = runs.config("competitive", "steps=8", "method.alpha=0.5", "seed=3")
+  stop = stop_at(tmp_path / "b", 6)
+  with pytest.raises(Preempted, match="step 6 of 8"):
+    jaxdistill.train(second, tmp_path / "b", fork=tmp_path / "a", stop=stop, quiet=True)
+  # From here on it needs the other one no more.
+  (tmp_path / "a").rename(tmp_path / "moved")
+  summary = jaxdistill.train(second, tmp_path / "b", quiet=True)
+  (tmp_path / "moved").rename(tmp_path / "a")
+  assert {path: path.read_bytes() for path in files_in(tmp_path / "a")} == before
+
+  record = json.loads((tmp_path / "a" / "config.json").read_text())
+  origin = {
+    "path": str(tmp_path / "a"),
+    "step": 4,
+    "config_digest": record["config_digest"],
+  }
+  assert summary["forked_from"] == origin
+  record = json.loads((tmp_path / "b" / "config.json").read_text())
+  assert record["forked_from"] == origin
+  assert [line["step"] for line in lines_of(tmp_path / "b", "train")] == [6, 8]
+  tree, _ = runs.last_checkpoint(tmp_path / "b")
+  np.testing.assert_array_equal(tree["['key']"], jax.random.key_data(jax.random.key(3)))
+
+  wider = runs.config("competitive", "steps=8", "cohort.convnet.width=8")
+  with pytest.raises(CheckpointError, match="holds another state: .*float32"):
+    jaxdistill.train(wider, tmp_path / "c", fork=tmp_path / "a", quiet=True)
+  with pytest.raises(ConfigError, match="is at step 4, and this run would end at 4"):
+    jaxdistill.train(first, tmp_path / "c", fork=tmp_path / "a", quiet=True)
+  assert not (tmp_path / "c").exists()
+  with pytest.raises(ConfigError, match="holds a run that does not come from"):
+    jaxdistill.train(first, tmp_path / "a", fork=tmp_path / "b", quiet=True)
+
+
+def files_in(directory):
+  return [path for path in directory.rglob("*") if path.is_file()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("what", ["train step", "evaluation"])
+def test_a_signal_while_it_compiles_is_honoured_at_once(
+  finished, tmp_path, number, what
+):
+  config = runs.write_config(tmp_path)
+  workdir = tmp_path / "run"
+  code, said, seconds = runs.start_and_signal_when(
+    f"Compiling the {what}", config, workdir, number
+  )
+  step = {"train step": "0", "evaluation": "4"}[what]
+  assert code == 75
+  assert f"stopped at step {step} of 12" in said
+  assert seconds < 10
+  assert runs.run(config, f"--workdir={workdir}").returncode == 0
+  # The evaluation that was due is made up for.
+  runs.assert_same_run(finished[0], workdir)
+
+
+@pytest.mark.slow
+def test_a_stop_during_a_survey_keeps_the_state_before_it(tmp_path, monkeypatch):
+  config = runs.config(
+    "interval",
+    "batch_size=128",
+    "steps=22",
+    "log_every=1 steps",
+    "eval_every=22 steps",
+    "checkpoint_every=100 steps",
+    "method.independent_epochs=1",
+    "method.distillation_epochs=1",
+  )
+  jaxdistill.train(config, tmp_path / "whole", quiet=True)
+  surveying = threading.Event()
+  run = Surveyor.run
+
+  def run_slowly(self, state, splits, epoch):
+    new_state = run(self, state, splits, epoch)
+    if epoch == 1:
+      surveying.set()
+      time.sleep(2)
+    return new_state
+
+  with monkeypatch.context() as patch:
+    patch.setattr(Surveyor, "run", run_slowly)
+    with pytest.raises(Preempted, match="stopped at step 11 of 22, state saved"):
+      jaxdistill.train(config, tmp_path / "run", stop=surveying.is_set, quiet=True)
+  jaxdistill.train(config, tmp_path / "run", quiet=True)
+  runs.assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -274,3 +492,7 @@ def test_a_workdir_belongs_to_one_config_and_one_process(tmp_path):
   holder = f"in use by process {os.getpid()} on"
   with locked(tmp_path), pytest.raises(BusyError, match=holder):
     jaxdistill.train(config, tmp_path, quiet=True)
+  with locked(tmp_path), pytest.raises(BusyError, match="in use"), at_rest(tmp_path):
+    raise AssertionError("read while it is written")
+  with at_rest(tmp_path), at_rest(tmp_path):
+    pass
