@@ -9,8 +9,11 @@ import tarfile
 from typing import NamedTuple
 import zlib
 
-from jaxdistill.data._text import summary
+from jaxdistill.core.foreign import open_file, read_file, shortened, shown, summary
 from jaxdistill.errors import DataError
+
+# An original archive has a dozen; each takes a thousand bytes of memory.
+_MAX_MEMBERS = 1000
 
 
 class File(NamedTuple):
@@ -63,32 +66,40 @@ def read_files(
         yield _read_from_archive(archive, members, path, f"{folder}/{name}")
   except DataError:
     raise
-  except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
+  except (
+    OSError,
+    EOFError,
+    zlib.error,
+    tarfile.TarError,
+    ValueError,
+    OverflowError,
+    # Of headers that come one for the other without end.
+    RecursionError,
+  ) as error:
     raise DataError(
-      f"{path} is damaged ({summary(error)}): get the original archive again"
+      f"{shown(path)} is damaged ({summary(error)}): get the original archive again"
     ) from error
 
 
 def _read_from_folder(path: Path, name: str, max_bytes: int) -> File:
   file = path / name
   try:
-    if file.stat().st_size > max_bytes:
-      raise DataError(f"{file} is larger than any CIFAR file: get the original archive")
-    return File(name=name, where=str(file), content=file.read_bytes())
+    content = read_file(file, max_bytes)
+    return File(name=name, where=shown(file), content=content)
   except OSError as error:
     raise DataError(
-      f"{file} cannot be read ({summary(error)}): unpack the archive again"
+      f"{shown(file)} cannot be read ({summary(error)}): unpack the archive again"
     ) from error
 
 
 def _unzipped(path: Path, max_bytes: int) -> bytes:
-  with gzip.open(path) as file:
+  with open_file(path, max_bytes) as packed, gzip.open(packed) as file:
     # To the end, where the checksum is; the limit is for files that unpack to something
     # huge.
     content = file.read(max_bytes + 1)
   if len(content) > max_bytes:
     raise DataError(
-      f"{path} unpacks to more than any CIFAR archive: get the original one"
+      f"{shown(path)} unpacks to more than any CIFAR archive: get the original one"
     )
   return content
 
@@ -98,14 +109,23 @@ def _checked_members(
 ) -> dict[str, tarfile.TarInfo]:
   """Returns normalised name -> member, after looking at all of them."""
   members = {}
-  for member in archive.getmembers():
+  for count, member in enumerate(archive):
+    if count == _MAX_MEMBERS:
+      raise DataError(
+        f"{shown(path)} has more members than any CIFAR archive: get the original one"
+      )
     name = posixpath.normpath(member.name)
     is_plain_file = member.isfile() and not member.issparse()
     is_inside = name == folder or name.startswith(f"{folder}/")
     if not is_inside or not (is_plain_file or member.isdir()):
       raise DataError(
-        f"{path} has the member {member.name!r}, which is no file inside {folder}/: it "
-        "is not the original archive, and nothing was unpacked"
+        f"{shown(path)} has the member {shortened(member.name, 40)!r}, which is no "
+        f"file inside {folder}/: it is not the original archive, and nothing was "
+        "unpacked"
+      )
+    if name in members and is_plain_file:
+      raise DataError(
+        f"{shown(path)} has the member {name!r} twice: get the original archive"
       )
     members[name] = member
   return members
@@ -121,7 +141,9 @@ def _read_from_archive(
   file = archive.extractfile(member) if member else None
   # Folders cannot be read.
   if file is None:
-    raise DataError(f"{path} has no {name}: get the original archive")
+    raise DataError(f"{shown(path)} has no {name}: get the original archive")
   return File(
-    name=posixpath.basename(name), where=f"{path}: {name}", content=file.read()
+    name=posixpath.basename(name),
+    where=f"{shown(path)}: {name}",
+    content=file.read(),
   )

@@ -4,13 +4,20 @@ from collections.abc import Iterator
 import contextlib
 import math
 from pathlib import Path
+import tokenize
 from typing import IO
 import zipfile
 import zlib
 
 import numpy as np
 
-from jaxdistill.data._text import summary
+from jaxdistill.core.foreign import (
+  open_file,
+  physical_memory,
+  shortened,
+  shown,
+  summary,
+)
 from jaxdistill.errors import DataError
 
 # The best ratio that deflate can reach is 1032; what claims more would fill the memory
@@ -21,6 +28,9 @@ _MAX_DEFLATE_RATIO = 1100
 _HEADER_BYTES = 4096
 
 _NPY_VERSION = (1, 0)
+
+# What np.savez and np.savez_compressed use.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def read_split(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -62,8 +72,8 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     names = _read_array(archive, path, key)
     if names.dtype.kind != "U" or names.ndim != 1:
       raise DataError(
-        f"{path}: {key} must be an array of strings, one for each class, got "
-        f"{names.dtype}{list(names.shape)}: write np.array(..., dtype=str)"
+        f"{shown(path)}: {key} must be an array of strings, one for each class, got "
+        f"{_described(names.dtype, names.shape)}: write np.array(..., dtype=str)"
       )
     return tuple(names.tolist())
 
@@ -71,13 +81,15 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
   """Opens an npz file, and puts every error of reading it into one line."""
-  if not path.is_file():
-    raise DataError(f"{path}: there is no such file: correct the path to the npz file")
   try:
-    with zipfile.ZipFile(path) as archive:
+    with open_file(path) as file, zipfile.ZipFile(file) as archive:
       yield archive
   except DataError:
     raise
+  except FileNotFoundError as error:
+    raise DataError(
+      f"{shown(path)}: there is no such file: correct the path to the npz file"
+    ) from error
   except (
     OSError,
     zipfile.BadZipFile,
@@ -88,11 +100,16 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     RuntimeError,
     KeyError,
     MemoryError,
+    OverflowError,
+    TypeError,
+    # Of headers that are no Python, or nested too deeply.
+    SyntaxError,
+    tokenize.TokenError,
     # Of strings with characters that Unicode does not have.
     SystemError,
   ) as error:
     raise DataError(
-      f"{path} cannot be read as npz ({summary(error)}): copy or write it again"
+      f"{shown(path)} cannot be read as npz ({summary(error)}): copy or write it again"
     ) from error
 
 
@@ -109,15 +126,22 @@ def _require_arrays(
   missing = [key for key in keys if key not in held]
   if missing:
     raise DataError(
-      f"{path} has no {' and no '.join(missing)}; it holds "
-      f"{', '.join(held[:12]) or 'nothing'}: rename its arrays"
+      f"{shown(path)} has no {' and no '.join(missing)}; it holds "
+      f"{shortened(', '.join(held[:12]), 60) or 'nothing'}: rename its arrays"
     )
 
 
 def _read_array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
   """Reads one array, after comparing its size in all headers with that of the file."""
-  where = f"{path}: {key}"
+  where = f"{shown(path)}: {key}"
   info = archive.getinfo(f"{key}.npy")
+  if _held(archive).count(key) > 1:
+    raise DataError(f"{where} is there twice: write the file again")
+  if info.compress_type not in _COMPRESSIONS:
+    raise DataError(
+      f"{where} is compressed in another way than np.savez_compressed does: write it "
+      "again with that"
+    )
   if info.file_size > _MAX_DEFLATE_RATIO * info.compress_size + _HEADER_BYTES:
     raise DataError(
       f"{where} claims {info.file_size} bytes from {info.compress_size} compressed "
@@ -144,10 +168,23 @@ def _check_header(file: IO[bytes], where: str, file_size: int) -> None:
       f"{where} is an array of Python objects: bring all images to one shape and store "
       "one plain array"
     )
+  if any(size < 0 for size in shape):
+    raise DataError(f"{where} has a negative size: it is damaged, write it again")
   claimed = math.prod(shape) * dtype.itemsize
   held = file_size - file.tell()
   if claimed != held:
     raise DataError(
-      f"{where} claims to be {dtype}{list(shape)} but holds {held} bytes: it is "
+      f"{where} claims to be {_described(dtype, shape)} but holds {held} bytes: it is "
       "damaged, write it again"
     )
+  memory = physical_memory()
+  if claimed > memory:
+    raise DataError(
+      f"{where} takes {claimed} bytes, and this machine has {memory} of memory: write "
+      "fewer or smaller images"
+    )
+
+
+def _described(dtype: np.dtype, shape: tuple[int, ...]) -> str:
+  """Returns dtype and shape for a message."""
+  return shortened(f"{dtype}{list(shape)}", 60)

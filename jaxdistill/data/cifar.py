@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdistill.core.foreign import expand, shown
 from jaxdistill.data import Dataset, checked
 from jaxdistill.data._archive import File, read_files
 from jaxdistill.data._npz import read_split
@@ -211,7 +212,7 @@ def _load(variant: _Variant, folder: str, source: str, allow_partial: bool) -> D
     num_classes=len(variant.class_names),
     mean=variant.mean,
     std=variant.std,
-    where=str(path),
+    where=shown(path),
     class_names=variant.class_names,
   )
   _require_shape(dataset, path)
@@ -226,7 +227,7 @@ def _root(folder: str) -> Path:
   """Returns the directory to search."""
   if not folder:
     folder = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  return Path(folder).expanduser()
+  return expand(folder)
 
 
 def _find(variant: _Variant, root: Path) -> dict[str, Path]:
@@ -253,7 +254,12 @@ def _prepared_versions(folder: Path) -> list[Path]:
     return [int(part) for part in path.name.split(".")]
 
   versions = []
-  for info in folder.glob("*/dataset_info.json"):
+  try:
+    prepared = list(folder.glob("*/dataset_info.json"))
+  # A folder that nobody can look into holds nothing.
+  except (OSError, ValueError):
+    return []
+  for info in prepared:
     # Folders of an interrupted preparation have other names.
     if re.fullmatch(r"\d+(\.\d+)*", info.parent.name):
       versions.append(info.parent)
@@ -263,7 +269,7 @@ def _prepared_versions(folder: Path) -> list[Path]:
 def _npz_files(variant: _Variant, root: Path) -> tuple[Path, Path]:
   """Returns the files of the training and the test arrays; they may be the same."""
   single = root / f"{variant.name}.npz"
-  if single.exists():
+  if os.path.exists(single):
     return single, single
   return root / f"{variant.name}_train.npz", root / f"{variant.name}_test.npz"
 
@@ -272,24 +278,24 @@ def _missing(variant: _Variant, root: Path, source: str, found: dict[str, Path])
   """Says in one line what was looked for, where, and how to get it."""
   name = variant.name
   looked_for = {
-    "tfds": f"{name}/<version>/ (prepared by tensorflow_datasets)",
-    "binary": f"{variant.binary.folder}/ or {variant.binary.archive}",
-    "python": f"{variant.python.folder}/ or {variant.python.archive}",
-    "npz": f"{name}.npz or {name}_train.npz + {name}_test.npz",
+    "tfds": f"{name}/<version>/",
+    "binary": f"{variant.binary.folder}/",
+    "python": f"{variant.python.folder}/",
+    "npz": f"{name}.npz",
   }
   wanted = looked_for.get(source) or ", ".join(looked_for.values())
+  where = shown(root, 80)
   if found:
-    state = f"{root} has only {', '.join(found)} of it"
+    state = f"{where} has only {', '.join(found)} of {name}"
   elif os.path.isdir(root):
-    state = f"it is not in {root}"
+    state = f"{where} has no {name}"
   else:
-    state = f"the directory {root} does not exist"
+    state = f"the directory {where} does not exist"
   original = variant.python if source == "python" else variant.binary
   return (
-    f"{name} from data.source={source}: {state}; looked for {wanted}. Nothing is "
-    "downloaded here: on a connected machine run "
-    f"`curl -LO https://www.cs.toronto.edu/~kriz/{original.archive}`, put the file "
-    "there or set data.dir, or try data.name=digits, which needs no files"
+    f"{state}; looked for {wanted}: run "
+    f"`curl -LO https://www.cs.toronto.edu/~kriz/{original.archive}` there, or set "
+    "data.dir, or try data.name=digits"
   )
 
 
@@ -408,8 +414,8 @@ def _require_shape(dataset: Dataset, path: Path) -> None:
   shape = dataset.train.image.shape[1:]
   if shape != SHAPE:
     raise DataError(
-      f"{path}: images are {list(shape)}, CIFAR's are {list(SHAPE)}: use data.name=npz "
-      "for other images"
+      f"{shown(path)}: images are {list(shape)}, CIFAR's are {list(SHAPE)}: use "
+      "data.name=npz for other images"
     )
 
 
@@ -423,7 +429,7 @@ def _require_complete(dataset: Dataset, path: Path, allow_partial: bool) -> None
   if allow_partial and num_train <= full_train and num_test <= full_test:
     return
   raise DataError(
-    f"{path} holds {num_train} training and {num_test} test images, {dataset.name} has "
-    f"{full_train} and {full_test}: get the full set, or set data.allow_partial=True "
-    "if a part of it is meant"
+    f"{shown(path)} holds {num_train} training and {num_test} test images, "
+    f"{dataset.name} has {full_train} and {full_test}: get the full set, or set "
+    "data.allow_partial=True if a part is meant"
   )

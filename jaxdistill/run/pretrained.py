@@ -7,6 +7,7 @@ PyTorch's order.
 """
 
 from collections.abc import Mapping, Sequence
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from jaxdistill.core.foreign import (
+  expand,
+  open_file,
+  parse_json,
+  physical_memory,
+  shortened,
+  shown,
+  summary,
+)
 from jaxdistill.core.types import PyTree
 from jaxdistill.errors import DataError, require
 from jaxdistill.run import checkpoint
@@ -28,6 +38,15 @@ _LEAVES = {
 # Linen's (height, width, in, out), (in, out) and (width, in, out) as PyTorch's (out,
 # in, ...).
 _AXES = {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0)}
+
+# As the format has it: the length of the header, and how long it may be.
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100_000_000
+
+_TYPES = ("F64", "F32", "F16", "BF16")
+
+# An integer that PyTorch's batch normalisation keeps.
+_COUNTER = "num_batches_tracked"
 
 VariablePath = tuple[str, ...]
 """Where a variable is in a network's tree: collection, modules, leaf."""
@@ -126,18 +145,56 @@ def _read(path: Path) -> dict[str, np.ndarray]:
   Raises:
     DataError, CheckpointError: if it is missing or damaged.
   """
-  if path.is_dir():
+  if os.path.isdir(path):
     return to_published(checkpoint.load(path)[0])
   try:
+    _check_header(path)
     tensors = safetensors.numpy.load_file(path)
+  except DataError:
+    raise
   except FileNotFoundError as error:
-    raise DataError(f"{path}: there is no such file") from error
-  except (OSError, safetensors.SafetensorError) as error:
+    raise DataError(f"{shown(path)}: there is no such file") from error
+  except (
+    OSError,
+    ValueError,
+    MemoryError,
+    # Of counters in types that numpy does not have.
+    AttributeError,
+    safetensors.SafetensorError,
+  ) as error:
     raise DataError(
-      f"{path} is not an intact safetensors file ({str(error)[:60]}): convert PyTorch "
-      "files by safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
+      f"{shown(path)} is not an intact safetensors file ({summary(error)}): convert "
+      "PyTorch files by safetensors.torch.save_file(torch.load(FILE), NEW)"
     ) from error
   return _without_wrappers(tensors)
+
+
+def _check_header(path: Path) -> None:
+  """Checks what the library does not.
+
+  It opens anything, takes the last one of two equal names, has no numpy type for some
+  of the format's, and gives integers and complex numbers as they are.
+
+  Raises:
+    OSError, ValueError: if it is no safetensors file, or has a name twice.
+    DataError: for tensors that are no floating-point numbers.
+  """
+  with open_file(path, max_bytes=physical_memory()) as file:
+    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    if length > _MAX_HEADER_BYTES:
+      raise ValueError(f"it claims a header of {length} bytes")
+    header = parse_json(file.read(length))
+  if not isinstance(header, dict):
+    raise ValueError("its header is no table")
+  for name, tensor in header.items():
+    if name == "__metadata__" or name.endswith(_COUNTER):
+      continue
+    kind = tensor.get("dtype") if isinstance(tensor, dict) else None
+    if kind not in _TYPES:
+      raise DataError(
+        f"{shown(path)}: {shortened(name, 40)} is of type {shortened(str(kind), 20)}, "
+        f"not one of {', '.join(_TYPES)}: convert it to F32"
+      )
 
 
 def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -145,18 +202,18 @@ def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   wrapped = bool(tensors) and all(name.startswith("module.") for name in tensors)
   kept = {}
   for name, tensor in tensors.items():
-    if name.endswith("num_batches_tracked"):
+    if name.endswith(_COUNTER):
       continue
     kept[name.removeprefix("module.") if wrapped else name] = tensor
   return kept
 
 
-def _listed(names: Sequence[str], most: int = 12) -> str:
+def _listed(names: Sequence[str], most: int = 4) -> str:
   """Joins names for a line, the first `most` of them."""
-  shown = ", ".join(names[:most])
+  listed = ", ".join(shortened(name, 60) for name in names[:most])
   if len(names) > most:
-    shown += f" and {len(names) - most} more"
-  return shown
+    listed += f" and {len(names) - most} more"
+  return listed
 
 
 def _require_finite(path: str, tensors: Mapping[str, np.ndarray]) -> None:
@@ -167,12 +224,15 @@ def _require_finite(path: str, tensors: Mapping[str, np.ndarray]) -> None:
   """
   bad = []
   for name, tensor in tensors.items():
-    if not np.isfinite(np.asarray(tensor, np.float32)).all():
+    # Numbers that float32 has not become infinite.
+    with np.errstate(over="ignore"):
+      numbers = np.asarray(tensor, np.float32)
+    if not np.isfinite(numbers).all():
       bad.append(name)
   if bad:
     raise DataError(
-      f"{path} holds numbers that are not finite, in {_listed(sorted(bad), most=3)}: "
-      "take intact weights"
+      f"{shown(path)} holds numbers that are not finite, in "
+      f"{shortened(_listed(sorted(bad)), 100)}: take intact weights"
     )
 
 
@@ -191,7 +251,7 @@ def load(path: str, variables: PyTree, num_classes: int) -> InitialWeights:
     ConfigError: if it does not belong to the network, with the missing and unexpected
       names.
   """
-  tensors = _read(Path(path).expanduser())
+  tensors = _read(expand(path))
   expected = shapes(variables)
   head = []
   misshapen = []
@@ -211,7 +271,8 @@ def load(path: str, variables: PyTree, num_classes: int) -> InitialWeights:
   told = "; ".join(
     f"{what}: {_listed(names)}" for what, names in problems.items() if names
   )
-  require(not told, f"init {path} does not fit the network: {told}")
+  told = shortened(told, 150)
+  require(not told, f"init {shown(path, 80)} does not fit the network: {told}")
 
   fitting = {name: tensor for name, tensor in tensors.items() if name not in head}
   _require_finite(path, fitting)

@@ -192,6 +192,7 @@ def npy(shape, data=b"", dtype="|u1") -> bytes:
     (b"\x93NUMPY\x07\x00", "(7, 0)"),
     (b"no npy", "cannot be read as npz"),
   ],
+  ids=["tera", "small", "giga", "version", "text"],
 )
 def test_arrays_that_lie_about_their_size_are_refused(tmp_path, content, message):
   path = tmp_path / "x.npz"
