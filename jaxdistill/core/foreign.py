@@ -1,15 +1,15 @@
-"""What comes from outside: files that may be anything, and texts that may be long."""
+"""What comes from outside: files that may be anything, and the errors they give."""
 
+from io import BufferedReader
 import json
 import os
 from pathlib import Path
 import stat
 import sys
-from typing import Any, BinaryIO
+from typing import Any
 
-# Of a message, which has at most 300 characters.
-_PATH_CHARACTERS = 120
-_REASON_CHARACTERS = 80
+# Of what others say, in a message of ours.
+_MOST_CHARACTERS = 60
 
 _KINDS = {
   stat.S_IFDIR: "a directory",
@@ -24,7 +24,7 @@ class UnusableFile(OSError):
   """A path is no file that may be read; the text says why."""
 
 
-# Files --------------------------------------------------------------------------------
+# Files ------------------------------------------------------------------------------
 
 
 def expand(path: str) -> Path:
@@ -32,7 +32,7 @@ def expand(path: str) -> Path:
   return Path(os.path.expanduser(path))
 
 
-def open_file(path: Path, max_bytes: int = sys.maxsize) -> BinaryIO:
+def open_file(path: Path, max_bytes: int = sys.maxsize) -> BufferedReader:
   """Opens a regular file of a bounded size.
 
   Pipes and devices are refused before they are opened: one would be waited for without
@@ -84,7 +84,7 @@ def read_file(path: Path, max_bytes: int) -> bytes:
 
 
 def read_json(path: Path, max_bytes: int) -> Any:
-  """Reads JSON as the standard has it: no NaN, no key twice.
+  """Reads JSON that has no key twice.
 
   Raises:
     OSError: if the file is missing, larger, or no regular file.
@@ -94,15 +94,13 @@ def read_json(path: Path, max_bytes: int) -> Any:
 
 
 def parse_json(content: bytes) -> Any:
-  """Reads JSON as the standard has it: no NaN, no key twice.
+  """Reads JSON that has no key twice.
 
   Raises:
     ValueError: for anything else.
   """
   try:
-    return json.loads(
-      content, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
-    )
+    return json.loads(content, object_pairs_hook=_without_duplicates)
   except RecursionError as error:
     raise ValueError("it is nested too deeply") from error
 
@@ -115,38 +113,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return table
 
 
-def _refuse_constant(name: str) -> None:
-  raise ValueError(f"{name} is no JSON")
-
-
 def physical_memory() -> int:
   """Returns the bytes of this machine's memory."""
   return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-# Texts of errors ----------------------------------------------------------------------
-
-
-def shortened(text: str, most: int) -> str:
-  """Returns the beginning of a text, with `?` for what cannot be printed."""
-  shown = "".join(_printable(text[:most]))
-  if len(text) > most:
-    shown += "..."
-  return shown
-
-
-def shown(path: str | os.PathLike, most: int = _PATH_CHARACTERS) -> str:
-  """Returns a path for a message: the end of a long one, which tells most."""
-  text = os.fspath(path)
-  end = "".join(_printable(text[-most:]))
-  if len(text) > most:
-    return f"...{end}"
-  return end
-
-
-def _printable(text: str) -> list[str]:
-  """Returns the characters of a text, with `?` for what cannot be printed."""
-  return [character if character.isprintable() else "?" for character in text]
+# Errors -----------------------------------------------------------------------------
 
 
 def summary(error: Exception) -> str:
@@ -160,4 +132,4 @@ def summary(error: Exception) -> str:
   lines = str(error).strip().splitlines()
   if not lines:
     return kind
-  return f"{kind}: {shortened(lines[0], _REASON_CHARACTERS)}"
+  return f"{kind}: {lines[0][:_MOST_CHARACTERS]}"

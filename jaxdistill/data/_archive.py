@@ -9,7 +9,7 @@ import tarfile
 from typing import NamedTuple
 import zlib
 
-from jaxdistill.core.foreign import open_file, read_file, shortened, shown, summary
+from jaxdistill.core.foreign import open_file, read_file, summary
 from jaxdistill.errors import DataError
 
 # An original archive has a dozen; each takes a thousand bytes of memory.
@@ -77,7 +77,7 @@ def read_files(
     RecursionError,
   ) as error:
     raise DataError(
-      f"{shown(path)} is damaged ({summary(error)}): get the original archive again"
+      f"{path} is damaged ({summary(error)}): get the original archive again"
     ) from error
 
 
@@ -85,10 +85,10 @@ def _read_from_folder(path: Path, name: str, max_bytes: int) -> File:
   file = path / name
   try:
     content = read_file(file, max_bytes)
-    return File(name=name, where=shown(file), content=content)
+    return File(name=name, where=str(file), content=content)
   except OSError as error:
     raise DataError(
-      f"{shown(file)} cannot be read ({summary(error)}): unpack the archive again"
+      f"{file} cannot be read ({summary(error)}): unpack the archive again"
     ) from error
 
 
@@ -99,7 +99,7 @@ def _unzipped(path: Path, max_bytes: int) -> bytes:
     content = file.read(max_bytes + 1)
   if len(content) > max_bytes:
     raise DataError(
-      f"{shown(path)} unpacks to more than any CIFAR archive: get the original one"
+      f"{path} unpacks to more than any CIFAR archive: get the original one"
     )
   return content
 
@@ -112,21 +112,18 @@ def _checked_members(
   for count, member in enumerate(archive):
     if count == _MAX_MEMBERS:
       raise DataError(
-        f"{shown(path)} has more members than any CIFAR archive: get the original one"
+        f"{path} has more members than any CIFAR archive: get the original one"
       )
     name = posixpath.normpath(member.name)
     is_plain_file = member.isfile() and not member.issparse()
     is_inside = name == folder or name.startswith(f"{folder}/")
     if not is_inside or not (is_plain_file or member.isdir()):
       raise DataError(
-        f"{shown(path)} has the member {shortened(member.name, 40)!r}, which is no "
-        f"file inside {folder}/: it is not the original archive, and nothing was "
-        "unpacked"
+        f"{path} has the member {member.name!r}, which is no file inside {folder}/: it "
+        "is not the original archive, and nothing was unpacked"
       )
     if name in members and is_plain_file:
-      raise DataError(
-        f"{shown(path)} has the member {name!r} twice: get the original archive"
-      )
+      raise DataError(f"{path} has the member {name!r} twice: get the original archive")
     members[name] = member
   return members
 
@@ -141,9 +138,7 @@ def _read_from_archive(
   file = archive.extractfile(member) if member else None
   # Folders cannot be read.
   if file is None:
-    raise DataError(f"{shown(path)} has no {name}: get the original archive")
+    raise DataError(f"{path} has no {name}: get the original archive")
   return File(
-    name=posixpath.basename(name),
-    where=f"{shown(path)}: {name}",
-    content=file.read(),
+    name=posixpath.basename(name), where=f"{path}: {name}", content=file.read()
   )

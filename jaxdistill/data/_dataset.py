@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdistill.core.foreign import shortened, summary
+from jaxdistill.core.foreign import summary
 from jaxdistill.errors import DataError, require
 
 Channels = tuple[float, float, float]
@@ -140,8 +140,8 @@ def _check_class_names(
     is_text = isinstance(name, str) and name.isprintable() and name.strip()
     if not is_text or len(name) > _MAX_NAME_CHARACTERS:
       raise DataError(
-        f"{source}: the name of class {label} is {shortened(repr(name), 40)}: give a "
-        f"text of 1 to {_MAX_NAME_CHARACTERS} printable characters"
+        f"{source}: the name of class {label} is {name!r}: give a text of 1 to "
+        f"{_MAX_NAME_CHARACTERS} printable characters"
       )
 
 
@@ -151,8 +151,8 @@ def _checked_split(name: str, images: Any, labels: Any, num_classes: int) -> Spl
   labels = _as_array(name, labels)
   if labels.shape != images.shape[:1]:
     raise DataError(
-      f"{name}: {images.shape[0]} images but labels of shape "
-      f"{shortened(str(list(labels.shape)), 60)}: give one label to each image"
+      f"{name}: {images.shape[0]} images but labels of shape {list(labels.shape)}: "
+      "give one label to each image"
     )
   if not images.size:
     raise DataError(f"{name}: there are no images in it")
@@ -184,9 +184,8 @@ def _one_array(name: str, images: Any) -> np.ndarray:
     images = _stacked(name, images)
   if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
     raise DataError(
-      f"{name}: images must be uint8[N, H, W, 3] in 0..255, got "
-      f"{shortened(f'{images.dtype}{list(images.shape)}', 60)}: convert them (repeat a "
-      "gray channel three times)"
+      f"{name}: images must be uint8[N, H, W, 3] in 0..255, got {images.dtype}"
+      f"{list(images.shape)}: convert them first (repeat a gray channel three times)"
     )
   return images
 
@@ -197,7 +196,7 @@ def _stacked(name: str, images: Any) -> np.ndarray:
     images = list(images)
   except TypeError as error:
     raise DataError(
-      f"{name}: images are {shortened(repr(images), 40)}: give uint8[N, H, W, 3]"
+      f"{name}: images are {images!r}: give an array of uint8[N, H, W, 3]"
     ) from error
   if not images:
     return np.empty(0)
@@ -220,8 +219,8 @@ def _require_integers(name: str, labels: np.ndarray) -> None:
   if np.issubdtype(labels.dtype, np.floating):
     row = int(np.argmax(labels != np.floor(labels)))
   raise DataError(
-    f"{name}: labels must be integers, got {shortened(str(labels.dtype), 40)} (example "
-    f"{row}: {shortened(str(labels[row]), 20)}): store class numbers as an integer type"
+    f"{name}: labels must be integers, got {labels.dtype} (example {row}: "
+    f"{labels[row]}): store class numbers as an integer type"
   )
 
 

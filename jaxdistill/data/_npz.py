@@ -11,13 +11,7 @@ import zlib
 
 import numpy as np
 
-from jaxdistill.core.foreign import (
-  open_file,
-  physical_memory,
-  shortened,
-  shown,
-  summary,
-)
+from jaxdistill.core.foreign import open_file, physical_memory, summary
 from jaxdistill.errors import DataError
 
 # The best ratio that deflate can reach is 1032; what claims more would fill the memory
@@ -72,8 +66,8 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     names = _read_array(archive, path, key)
     if names.dtype.kind != "U" or names.ndim != 1:
       raise DataError(
-        f"{shown(path)}: {key} must be an array of strings, one for each class, got "
-        f"{_described(names.dtype, names.shape)}: write np.array(..., dtype=str)"
+        f"{path}: {key} must be an array of strings, one for each class, got "
+        f"{names.dtype}{list(names.shape)}: write np.array(..., dtype=str)"
       )
     return tuple(names.tolist())
 
@@ -88,7 +82,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     raise
   except FileNotFoundError as error:
     raise DataError(
-      f"{shown(path)}: there is no such file: correct the path to the npz file"
+      f"{path}: there is no such file: correct the path to the npz file"
     ) from error
   except (
     OSError,
@@ -109,7 +103,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     SystemError,
   ) as error:
     raise DataError(
-      f"{shown(path)} cannot be read as npz ({summary(error)}): copy or write it again"
+      f"{path} cannot be read as npz ({summary(error)}): copy or write it again"
     ) from error
 
 
@@ -126,14 +120,14 @@ def _require_arrays(
   missing = [key for key in keys if key not in held]
   if missing:
     raise DataError(
-      f"{shown(path)} has no {' and no '.join(missing)}; it holds "
-      f"{shortened(', '.join(held[:12]), 60) or 'nothing'}: rename its arrays"
+      f"{path} has no {' and no '.join(missing)}; it holds "
+      f"{', '.join(held[:12]) or 'nothing'}: rename its arrays"
     )
 
 
 def _read_array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
   """Reads one array, after comparing its size in all headers with that of the file."""
-  where = f"{shown(path)}: {key}"
+  where = f"{path}: {key}"
   info = archive.getinfo(f"{key}.npy")
   if _held(archive).count(key) > 1:
     raise DataError(f"{where} is there twice: write the file again")
@@ -174,7 +168,7 @@ def _check_header(file: IO[bytes], where: str, file_size: int) -> None:
   held = file_size - file.tell()
   if claimed != held:
     raise DataError(
-      f"{where} claims to be {_described(dtype, shape)} but holds {held} bytes: it is "
+      f"{where} claims to be {dtype}{list(shape)} but holds {held} bytes: it is "
       "damaged, write it again"
     )
   memory = physical_memory()
@@ -183,8 +177,3 @@ def _check_header(file: IO[bytes], where: str, file_size: int) -> None:
       f"{where} takes {claimed} bytes, and this machine has {memory} of memory: write "
       "fewer or smaller images"
     )
-
-
-def _described(dtype: np.dtype, shape: tuple[int, ...]) -> str:
-  """Returns dtype and shape for a message."""
-  return shortened(f"{dtype}{list(shape)}", 60)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.core.foreign import shortened, summary
+from jaxdistill.core.foreign import summary
 from jaxdistill.errors import DataError
 
 # CIFAR's largest file has 700,000, at protocol 0.
@@ -327,7 +327,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Returns what stands for a reference; nothing is imported, no attribute read."""
     stand_in = self._stand_ins.get((module, name))
     if stand_in is None:
-      reference = shortened(f"{module} {name}", 60)
+      reference = f"{module} {name}"[:80]
       raise DataError(f"refers to {reference!r}, which no image file needs")
     return stand_in
 

@@ -13,14 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxdistill.core.foreign import (
-  open_file,
-  read_file,
-  read_json,
-  shortened,
-  shown,
-  summary,
-)
+from jaxdistill.core.foreign import open_file, read_file, read_json, summary
 from jaxdistill.errors import DataError
 
 # Those of the largest data sets have 100,000.
@@ -116,20 +109,20 @@ def read_tfds_split(
   # tfds and protobuf document no common type for a damaged record.
   except Exception as error:
     raise DataError(
-      f"{shown(folder)}: {split} cannot be read ({summary(error)}): prepare it again"
+      f"{folder}: {split} cannot be read ({summary(error)}): prepare it again"
     ) from error
 
   images = np.empty((len(encoded), *shape), np.uint8)
   for row, data in enumerate(encoded):
-    images[row] = _decoded(data, shape, f"{shown(folder)} {split} example {row}")
+    images[row] = _decoded(data, shape, f"{folder} {split} example {row}")
   return images, labels
 
 
 def _not_installed(package: str, path: Path, error: ImportError) -> DataError:
   """Returns what is raised where an optional package is missing."""
   return DataError(
-    f"{shown(path)} needs {package} ({summary(error)}): run pip install "
-    "'jaxdistill[tfds]', or use the original archive"
+    f"{path} needs {package} ({summary(error)}): run pip install 'jaxdistill[tfds]', "
+    "or use the original archive"
   )
 
 
@@ -142,7 +135,7 @@ def _read_table(path: Path) -> dict[str, Any]:
     table = read_json(path, _MAX_TABLE_BYTES)
   except (OSError, ValueError) as error:
     raise DataError(
-      f"{shown(path)} cannot be read ({summary(error)}): prepare the data set again"
+      f"{path} cannot be read ({summary(error)}): prepare the data set again"
     ) from error
   if not isinstance(table, dict):
     raise _unknown(path, "it is no table")
@@ -152,7 +145,7 @@ def _read_table(path: Path) -> dict[str, Any]:
 def _unknown(path: Path, what: str) -> DataError:
   """Returns what is raised for a table that says what this reader does not know."""
   return DataError(
-    f"{shown(path)}: {what}: prepare the data set again, or use the original archive"
+    f"{path}: {what}: prepare the data set again, or use the original archive"
   )
 
 
@@ -199,8 +192,8 @@ def _require_class(path: Path, feature: Any, wanted: str = "") -> None:
   if name not in _CLASSES:
     raise _unknown(
       path,
-      f"the class {shortened(name, 60)!r} is none of tensorflow_datasets' for images "
-      "and labels, and was not imported",
+      f"the class {name!r} is none of tensorflow_datasets' for images and labels, and "
+      "was not imported",
     )
   if wanted and name != wanted:
     raise _unknown(path, f"{name.split('.')[-1]} in place of {wanted.split('.')[-1]}")
@@ -216,21 +209,16 @@ def _read_info(path: Path, name: str) -> _Split:
   table = _read_table(path)
   file_format = table.get("fileFormat", "tfrecord")
   if file_format not in ("array_record", "tfrecord"):
-    raise _unknown(
-      path, f"the format {shortened(str(file_format), 40)!r} is not read here"
-    )
+    raise _unknown(path, f"the format {file_format!r} is not read here")
   dataset = table.get("name")
   if not isinstance(dataset, str) or not re.fullmatch(r"[A-Za-z0-9_]{1,100}", dataset):
-    raise _unknown(path, f"{shortened(str(dataset), 40)!r} is no name of a data set")
+    raise _unknown(path, f"{dataset!r} is no name of a data set")
 
   split = _named_split(path, table.get("splits"), name)
   # The files could be anywhere else.
   template = split.get("filepathTemplate") or _TEMPLATE
   if template != _TEMPLATE:
-    raise _unknown(
-      path,
-      f"its files are named by {shortened(str(template), 40)!r}, not {_TEMPLATE!r}",
-    )
+    raise _unknown(path, f"its files are named by {template!r}, not {_TEMPLATE!r}")
   lengths = _lengths(path, split.get("shardLengths"))
   shards = []
   for number, length in enumerate(lengths):
@@ -255,9 +243,7 @@ def _lengths(path: Path, listed: Any) -> list[int]:
   lengths = []
   for length in listed:
     if not re.fullmatch(r"[0-9]{1,9}", str(length)):
-      raise _unknown(
-        path, f"{shortened(str(length), 40)!r} in shardLengths is no number of examples"
-      )
+      raise _unknown(path, f"{str(length)!r} in shardLengths is no number of examples")
     lengths.append(int(length))
   return lengths
 
@@ -277,7 +263,7 @@ def _read_shard(shard: _Shard, file_format: str) -> list[bytes]:
   # array_record documents no type for a damaged file.
   except Exception as error:
     raise DataError(
-      f"{shown(path)} cannot be read ({summary(error)}): prepare it again"
+      f"{path} cannot be read ({summary(error)}): prepare it again"
     ) from error
   _require_count(shard, len(records))
   return records
@@ -287,7 +273,7 @@ def _require_count(shard: _Shard, count: int) -> None:
   """Raises DataError unless a file holds as many records as it is said to."""
   if count != shard.num_examples:
     raise DataError(
-      f"{shown(shard.path)} holds {count} examples, but dataset_info.json declares "
+      f"{shard.path} holds {count} examples, but dataset_info.json declares "
       f"{shard.num_examples}: prepare it again"
     )
 
@@ -296,13 +282,13 @@ def _array_records(shard: _Shard) -> list[bytes]:
   """Reads an ArrayRecord file, which has checksums of its own."""
   # An optional dependency, and one that no other format needs.
   try:
-    from array_record.python import array_record_module
+    from array_record.python.array_record_module import ArrayRecordReader
   except ImportError as error:
     raise _not_installed("array_record", shard.path, error) from error
 
   # It opens the file itself, whatever that is.
   open_file(shard.path, _MAX_SHARD_BYTES).close()
-  reader = array_record_module.ArrayRecordReader(str(shard.path))
+  reader = ArrayRecordReader(str(shard.path))
   try:
     _require_count(shard, reader.num_records())
     return reader.read_all()
@@ -310,7 +296,7 @@ def _array_records(shard: _Shard) -> list[bytes]:
     reader.close()
 
 
-def _parsed(records: list[bytes], has_id: bool, folder: Path) -> list[dict[str, Any]]:
+def _parsed(records: list[bytes], has_id: bool, folder: Path) -> list[Any]:
   """Returns the examples of records, images still encoded."""
   # It takes a second to import, and is an optional dependency.
   try:
@@ -347,13 +333,12 @@ def _tfrecords(path: Path) -> list[bytes]:
     position = end + _CHECKSUM_BYTES
     if length > _MAX_RECORD_BYTES or position > len(content):
       raise DataError(
-        f"{shown(path)} is damaged or cut off in record {len(records)}: prepare it "
-        "again"
+        f"{path} is damaged or cut off in record {len(records)}: prepare it again"
       )
     record = content[start:end]
     if _masked(google_crc32c.value(record)) != _number(content[end:position]):
       raise DataError(
-        f"{shown(path)} has a wrong checksum in record {len(records)}: prepare it again"
+        f"{path} has a wrong checksum in record {len(records)}: prepare it again"
       )
     records.append(record)
   return records

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdistill.core.foreign import expand, shown
+from jaxdistill.core.foreign import expand
 from jaxdistill.data import Dataset, checked
 from jaxdistill.data._archive import File, read_files
 from jaxdistill.data._npz import read_split
@@ -212,7 +212,7 @@ def _load(variant: _Variant, folder: str, source: str, allow_partial: bool) -> D
     num_classes=len(variant.class_names),
     mean=variant.mean,
     std=variant.std,
-    where=shown(path),
+    where=str(path),
     class_names=variant.class_names,
   )
   _require_shape(dataset, path)
@@ -284,18 +284,17 @@ def _missing(variant: _Variant, root: Path, source: str, found: dict[str, Path])
     "npz": f"{name}.npz",
   }
   wanted = looked_for.get(source) or ", ".join(looked_for.values())
-  where = shown(root, 80)
   if found:
-    state = f"{where} has only {', '.join(found)} of {name}"
+    state = f"{root} has only {', '.join(found)} of {name}"
   elif os.path.isdir(root):
-    state = f"{where} has no {name}"
+    state = f"{root} has no {name}"
   else:
-    state = f"the directory {where} does not exist"
+    state = f"{root} does not exist"
   original = variant.python if source == "python" else variant.binary
   return (
     f"{state}; looked for {wanted}: run "
     f"`curl -LO https://www.cs.toronto.edu/~kriz/{original.archive}` there, or set "
-    "data.dir, or try data.name=digits"
+    "data.dir, or data.name=digits"
   )
 
 
@@ -414,7 +413,7 @@ def _require_shape(dataset: Dataset, path: Path) -> None:
   shape = dataset.train.image.shape[1:]
   if shape != SHAPE:
     raise DataError(
-      f"{shown(path)}: images are {list(shape)}, CIFAR's are {list(SHAPE)}: use "
+      f"{path}: images are {list(shape)}, CIFAR's are {list(SHAPE)}: use "
       "data.name=npz for other images"
     )
 
@@ -429,7 +428,7 @@ def _require_complete(dataset: Dataset, path: Path, allow_partial: bool) -> None
   if allow_partial and num_train <= full_train and num_test <= full_test:
     return
   raise DataError(
-    f"{shown(path)} holds {num_train} training and {num_test} test images, "
+    f"{path} holds {num_train} training and {num_test} test images, "
     f"{dataset.name} has {full_train} and {full_test}: get the full set, or set "
     "data.allow_partial=True if a part is meant"
   )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdistill.core.foreign import expand, shortened, shown
+from jaxdistill.core.foreign import expand
 from jaxdistill.data import Dataset, checked
 from jaxdistill.data._npz import read_class_names, read_split
 from jaxdistill.errors import DataError, require
@@ -31,17 +31,17 @@ def npz(*, path: str = "", test_path: str = "", num_classes: int = 0) -> Dataset
 
   train_file = expand(path)
   test_file = train_file
-  where = shown(path)
+  where = path
   if test_path:
     test_file = expand(test_path)
-    where = f"{shown(path, 60)}, {shown(test_path, 60)}"
+    where = f"{path}, {test_path}"
   train = read_split(train_file, "train")
   test = read_split(test_file, "test")
 
   _, train_labels = train
   _, test_labels = test
   dataset = checked(
-    shortened(train_file.stem, 40),
+    train_file.stem,
     train=train,
     test=test,
     num_classes=num_classes or _count_classes(train_labels, test_labels),

@@ -21,8 +21,6 @@ from jaxdistill.core.foreign import (
   open_file,
   parse_json,
   physical_memory,
-  shortened,
-  shown,
   summary,
 )
 from jaxdistill.core.types import PyTree
@@ -153,7 +151,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
   except DataError:
     raise
   except FileNotFoundError as error:
-    raise DataError(f"{shown(path)}: there is no such file") from error
+    raise DataError(f"{path}: there is no such file") from error
   except (
     OSError,
     ValueError,
@@ -163,8 +161,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     safetensors.SafetensorError,
   ) as error:
     raise DataError(
-      f"{shown(path)} is not an intact safetensors file ({summary(error)}): convert "
-      "PyTorch files by safetensors.torch.save_file(torch.load(FILE), NEW)"
+      f"{path} is not an intact safetensors file ({summary(error)}): convert PyTorch "
+      "files by safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
     ) from error
   return _without_wrappers(tensors)
 
@@ -192,8 +190,8 @@ def _check_header(path: Path) -> None:
     kind = tensor.get("dtype") if isinstance(tensor, dict) else None
     if kind not in _TYPES:
       raise DataError(
-        f"{shown(path)}: {shortened(name, 40)} is of type {shortened(str(kind), 20)}, "
-        f"not one of {', '.join(_TYPES)}: convert it to F32"
+        f"{path}: {name} is of type {kind}, not one of {', '.join(_TYPES)}: convert it "
+        "to F32"
       )
 
 
@@ -208,12 +206,12 @@ def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return kept
 
 
-def _listed(names: Sequence[str], most: int = 4) -> str:
+def _listed(names: Sequence[str], most: int = 12) -> str:
   """Joins names for a line, the first `most` of them."""
-  listed = ", ".join(shortened(name, 60) for name in names[:most])
+  shown = ", ".join(names[:most])
   if len(names) > most:
-    listed += f" and {len(names) - most} more"
-  return listed
+    shown += f" and {len(names) - most} more"
+  return shown
 
 
 def _require_finite(path: str, tensors: Mapping[str, np.ndarray]) -> None:
@@ -231,8 +229,8 @@ def _require_finite(path: str, tensors: Mapping[str, np.ndarray]) -> None:
       bad.append(name)
   if bad:
     raise DataError(
-      f"{shown(path)} holds numbers that are not finite, in "
-      f"{shortened(_listed(sorted(bad)), 100)}: take intact weights"
+      f"{path} holds numbers that are not finite, in {_listed(sorted(bad), most=3)}: "
+      "take intact weights"
     )
 
 
@@ -271,8 +269,7 @@ def load(path: str, variables: PyTree, num_classes: int) -> InitialWeights:
   told = "; ".join(
     f"{what}: {_listed(names)}" for what, names in problems.items() if names
   )
-  told = shortened(told, 150)
-  require(not told, f"init {shown(path, 80)} does not fit the network: {told}")
+  require(not told, f"init {path} does not fit the network: {told}")
 
   fitting = {name: tensor for name, tensor in tensors.items() if name not in head}
   _require_finite(path, fitting)
