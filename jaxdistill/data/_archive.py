@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 import gzip
 import io
+import os
 from pathlib import Path
 import posixpath
 import tarfile
@@ -53,8 +54,8 @@ def read_files(
     DataError: if a file is missing or damaged, or the archive holds anything but plain
       files in its folder.
   """
-  if path.is_dir():
-    present = [name for name in optional if (path / name).exists()]
+  if os.path.isdir(path):
+    present = [name for name in optional if os.path.lexists(path / name)]
     for name in (*names, *present):
       yield _read_from_folder(path, name, max_bytes)
     return

@@ -27,6 +27,9 @@ SOURCES = ("auto", "tfds", "binary", "python", "npz")
 # An original archive unpacks to 187 MB, one that Python 3 pickled again to 269 MB.
 MAX_BYTES = 2**29
 
+# Names of the classes, where tensorflow_datasets knew them; one a line.
+_PREPARED_NAMES = "label.labels.txt"
+
 Arrays = tuple[np.ndarray, np.ndarray]
 """(images, labels)."""
 
@@ -306,11 +309,25 @@ def _read(
 ) -> tuple[Arrays, Arrays]:
   """Returns the training and the test arrays of a source."""
   if source == "tfds":
+    _check_prepared_names(variant, path)
     return read_tfds_split(path, "train", SHAPE), read_tfds_split(path, "test", SHAPE)
   if source == "npz":
     train_file, test_file = _npz_files(variant, root)
     return read_split(train_file, "train"), read_split(test_file, "test")
   return _read_original(variant, path, source)
+
+
+def _check_prepared_names(variant: _Variant, path: Path) -> None:
+  """Raises DataError if a prepared directory numbers its classes in another way."""
+  files = read_files(
+    path,
+    folder="",
+    names=(),
+    optional=[_PREPARED_NAMES],
+    max_bytes=MAX_BYTES,
+  )
+  for file in files:
+    _require_names(variant, file, _parse_names(variant, file, source="binary"))
 
 
 def _read_original(variant: _Variant, path: Path, source: str) -> tuple[Arrays, Arrays]:

@@ -109,6 +109,19 @@ def test_features_that_are_needed_are_checked(tmp_path, arrays, change, message)
   assert message in error_of(load, "cifar100", tmp_path)
 
 
+@pytest.mark.parametrize("text", ["apple\nbaby\n", "", "\0\n" * 100, "\xff"])
+def test_a_directory_that_numbers_its_classes_otherwise_is_refused(
+  tmp_path, arrays, text
+):
+  folder = write_tfds(tmp_path, "cifar100", arrays)
+  path = folder / "label.labels.txt"
+  path.write_text("\n".join(load("cifar100", tmp_path).class_names) + "\n")
+  load("cifar100", tmp_path)
+  path.write_text(text, "latin-1")
+  message = error_of(load, "cifar100", tmp_path)
+  assert "label.labels.txt names other classes than cifar100 has" in message
+
+
 def old_form(feature):
   """Writes a feature as tensorflow_datasets did before version 4.5."""
   nested = feature.get("featuresDict", {}).get("features", {})
