@@ -5,6 +5,7 @@ Nothing is ever downloaded.
 Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
 
+from collections.abc import Sequence
 import os
 from pathlib import Path
 import re
@@ -15,7 +16,7 @@ import numpy as np
 from jaxdistill.core.foreign import expand
 from jaxdistill.data import Dataset, checked
 from jaxdistill.data._archive import File, read_files
-from jaxdistill.data._npz import read_split
+from jaxdistill.data._npz import read_class_names, read_split
 from jaxdistill.data._pickle import read_pickled_arrays
 from jaxdistill.data._tfds import read_tfds_split
 from jaxdistill.errors import DataError, require_choice
@@ -313,6 +314,9 @@ def _read(
     return read_tfds_split(path, "train", SHAPE), read_tfds_split(path, "test", SHAPE)
   if source == "npz":
     train_file, test_file = _npz_files(variant, root)
+    names = read_class_names(train_file)
+    if names:
+      _require_names(variant, str(train_file), names)
     return read_split(train_file, "train"), read_split(test_file, "test")
   return _read_original(variant, path, source)
 
@@ -327,7 +331,7 @@ def _check_prepared_names(variant: _Variant, path: Path) -> None:
     max_bytes=MAX_BYTES,
   )
   for file in files:
-    _require_names(variant, file, _parse_names(variant, file, source="binary"))
+    _require_names(variant, file.where, _parse_names(variant, file, source="binary"))
 
 
 def _read_original(variant: _Variant, path: Path, source: str) -> tuple[Arrays, Arrays]:
@@ -344,7 +348,7 @@ def _read_original(variant: _Variant, path: Path, source: str) -> tuple[Arrays, 
   )
   for file in files:
     if file.name == original.names_file:
-      _require_names(variant, file, _parse_names(variant, file, source))
+      _require_names(variant, file.where, _parse_names(variant, file, source))
     else:
       batches[file.name.removesuffix(original.suffix)] = parse(variant, file)
   return _join(batches, variant.train), _join(batches, variant.test)
@@ -416,11 +420,11 @@ def _parse_names(variant: _Variant, file: File, source: str) -> list[Any]:
 # Checking -----------------------------------------------------------------------------
 
 
-def _require_names(variant: _Variant, file: File, names: list[Any]) -> None:
-  """Raises DataError if the archive numbers its classes in another way."""
+def _require_names(variant: _Variant, where: str, names: Sequence[Any]) -> None:
+  """Raises DataError if a file numbers the classes in another way."""
   if tuple(names) != variant.class_names:
     raise DataError(
-      f"{file.where} names other classes than {variant.name} has, or in another order, "
+      f"{where} names other classes than {variant.name} has, or in another order, "
       "so that its labels mean something else: get the original archive"
     )
 
