@@ -3,14 +3,18 @@
 from collections.abc import Iterator, Sequence
 import gzip
 import io
+import os
 from pathlib import Path
 import posixpath
 import tarfile
 from typing import NamedTuple
 import zlib
 
-from jaxdistill.data._text import summary
+from jaxdistill.core.foreign import open_file, read_file, summary
 from jaxdistill.errors import DataError
+
+# An original archive has a dozen; each takes a thousand bytes of memory.
+_MAX_MEMBERS = 1000
 
 
 class File(NamedTuple):
@@ -50,8 +54,8 @@ def read_files(
     DataError: if a file is missing or damaged, or the archive holds anything but plain
       files in its folder.
   """
-  if path.is_dir():
-    present = [name for name in optional if (path / name).exists()]
+  if os.path.isdir(path):
+    present = [name for name in optional if os.path.lexists(path / name)]
     for name in (*names, *present):
       yield _read_from_folder(path, name, max_bytes)
     return
@@ -63,7 +67,16 @@ def read_files(
         yield _read_from_archive(archive, members, path, f"{folder}/{name}")
   except DataError:
     raise
-  except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError) as error:
+  except (
+    OSError,
+    EOFError,
+    zlib.error,
+    tarfile.TarError,
+    ValueError,
+    OverflowError,
+    # Of headers that come one for the other without end.
+    RecursionError,
+  ) as error:
     raise DataError(
       f"{path} is damaged ({summary(error)}): get the original archive again"
     ) from error
@@ -72,9 +85,8 @@ def read_files(
 def _read_from_folder(path: Path, name: str, max_bytes: int) -> File:
   file = path / name
   try:
-    if file.stat().st_size > max_bytes:
-      raise DataError(f"{file} is larger than any CIFAR file: get the original archive")
-    return File(name=name, where=str(file), content=file.read_bytes())
+    content = read_file(file, max_bytes)
+    return File(name=name, where=str(file), content=content)
   except OSError as error:
     raise DataError(
       f"{file} cannot be read ({summary(error)}): unpack the archive again"
@@ -82,7 +94,7 @@ def _read_from_folder(path: Path, name: str, max_bytes: int) -> File:
 
 
 def _unzipped(path: Path, max_bytes: int) -> bytes:
-  with gzip.open(path) as file:
+  with open_file(path, max_bytes) as packed, gzip.open(packed) as file:
     # To the end, where the checksum is; the limit is for files that unpack to something
     # huge.
     content = file.read(max_bytes + 1)
@@ -98,7 +110,11 @@ def _checked_members(
 ) -> dict[str, tarfile.TarInfo]:
   """Returns normalised name -> member, after looking at all of them."""
   members = {}
-  for member in archive.getmembers():
+  for count, member in enumerate(archive):
+    if count == _MAX_MEMBERS:
+      raise DataError(
+        f"{path} has more members than any CIFAR archive: get the original one"
+      )
     name = posixpath.normpath(member.name)
     is_plain_file = member.isfile() and not member.issparse()
     is_inside = name == folder or name.startswith(f"{folder}/")
@@ -107,6 +123,8 @@ def _checked_members(
         f"{path} has the member {member.name!r}, which is no file inside {folder}/: it "
         "is not the original archive, and nothing was unpacked"
       )
+    if name in members and is_plain_file:
+      raise DataError(f"{path} has the member {name!r} twice: get the original archive")
     members[name] = member
   return members
 

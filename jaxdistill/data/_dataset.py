@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdistill.core.foreign import summary
 from jaxdistill.errors import DataError, require
 
 Channels = tuple[float, float, float]
@@ -14,6 +15,11 @@ Channels = tuple[float, float, float]
 _BLOCK = 1000
 
 _MIN_STD = 1e-3
+
+# Labels are int32.
+_MAX_CLASSES = 2**31 - 1
+
+_MAX_NAME_CHARACTERS = 200
 
 
 class Split(NamedTuple):
@@ -89,6 +95,11 @@ def checked(
     DataError: naming split, example, value and allowed range.
   """
   source = f"{name} ({where})" if where else name
+  if not 0 < num_classes <= _MAX_CLASSES:
+    raise DataError(
+      f"{source}: {num_classes} classes: there must be 1 to {_MAX_CLASSES}: fix the "
+      "labels or the number of classes"
+    )
   train_split = _checked_split(f"{source} train", *train, num_classes)
   test_split = _checked_split(f"{source} test", *test, num_classes)
   train_shape = train_split.image.shape[1:]
@@ -98,11 +109,7 @@ def checked(
       f"{source}: training images are {list(train_shape)}, test images "
       f"{list(test_shape)}: bring them to one shape"
     )
-  if len(class_names) not in (0, num_classes):
-    raise DataError(
-      f"{source}: {len(class_names)} class names for {num_classes} classes: give one "
-      "name to each class, or none"
-    )
+  _check_class_names(source, class_names, num_classes)
   if mean is None or std is None:
     mean, std = channel_statistics(train_split.image)
   return Dataset(
@@ -116,10 +123,32 @@ def checked(
   )
 
 
+def _check_class_names(
+  source: str, class_names: Sequence[str], num_classes: int
+) -> None:
+  """Raises DataError unless there is a name for each class, or none at all.
+
+  They are printed and stored with every member: a control character would reach the
+  terminal.
+  """
+  if len(class_names) not in (0, num_classes):
+    raise DataError(
+      f"{source}: {len(class_names)} class names for {num_classes} classes: give one "
+      "name to each class, or none"
+    )
+  for label, name in enumerate(class_names):
+    is_text = isinstance(name, str) and name.isprintable() and name.strip()
+    if not is_text or len(name) > _MAX_NAME_CHARACTERS:
+      raise DataError(
+        f"{source}: the name of class {label} is {name!r}: give a text of 1 to "
+        f"{_MAX_NAME_CHARACTERS} printable characters"
+      )
+
+
 def _checked_split(name: str, images: Any, labels: Any, num_classes: int) -> Split:
   """Returns a split; raises DataError for images and labels that do not make one."""
   images = _one_array(name, images)
-  labels = np.asarray(labels)
+  labels = _as_array(name, labels)
   if labels.shape != images.shape[:1]:
     raise DataError(
       f"{name}: {images.shape[0]} images but labels of shape {list(labels.shape)}: "
@@ -139,10 +168,20 @@ def _checked_split(name: str, images: Any, labels: Any, num_classes: int) -> Spl
   return Split(image=np.ascontiguousarray(images), label=labels.astype(np.int32))
 
 
+def _as_array(name: str, labels: Any) -> np.ndarray:
+  """Returns labels as one array; a list may hold lists of several lengths."""
+  try:
+    return np.asarray(labels)
+  except (ValueError, OverflowError, TypeError) as error:
+    raise DataError(
+      f"{name}: labels make no array ({summary(error)}): give one integer to each image"
+    ) from error
+
+
 def _one_array(name: str, images: Any) -> np.ndarray:
   """Returns images as one array; a list may hide images of several shapes."""
   if not isinstance(images, np.ndarray) or images.dtype == object:
-    images = _stacked(name, list(images))
+    images = _stacked(name, images)
   if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
     raise DataError(
       f"{name}: images must be uint8[N, H, W, 3] in 0..255, got {images.dtype}"
@@ -151,8 +190,14 @@ def _one_array(name: str, images: Any) -> np.ndarray:
   return images
 
 
-def _stacked(name: str, images: list[Any]) -> np.ndarray:
+def _stacked(name: str, images: Any) -> np.ndarray:
   """Stacks images of one shape."""
+  try:
+    images = list(images)
+  except TypeError as error:
+    raise DataError(
+      f"{name}: images are {images!r}: give an array of uint8[N, H, W, 3]"
+    ) from error
   if not images:
     return np.empty(0)
   first = np.shape(images[0])

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 import contextlib
 import math
 from pathlib import Path
+import tokenize
 from typing import IO
 import zipfile
 import zlib
 
 import numpy as np
 
-from jaxdistill.data._text import summary
+from jaxdistill.core.foreign import open_file, physical_memory, summary
 from jaxdistill.errors import DataError
 
 # The best ratio that deflate can reach is 1032; what claims more would fill the memory
@@ -21,6 +22,9 @@ _MAX_DEFLATE_RATIO = 1100
 _HEADER_BYTES = 4096
 
 _NPY_VERSION = (1, 0)
+
+# What np.savez and np.savez_compressed use.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def read_split(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -71,13 +75,15 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
   """Opens an npz file, and puts every error of reading it into one line."""
-  if not path.is_file():
-    raise DataError(f"{path}: there is no such file: correct the path to the npz file")
   try:
-    with zipfile.ZipFile(path) as archive:
+    with open_file(path) as file, zipfile.ZipFile(file) as archive:
       yield archive
   except DataError:
     raise
+  except FileNotFoundError as error:
+    raise DataError(
+      f"{path}: there is no such file: correct the path to the npz file"
+    ) from error
   except (
     OSError,
     zipfile.BadZipFile,
@@ -88,6 +94,11 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     RuntimeError,
     KeyError,
     MemoryError,
+    OverflowError,
+    TypeError,
+    # Of headers that are no Python, or nested too deeply.
+    SyntaxError,
+    tokenize.TokenError,
     # Of strings with characters that Unicode does not have.
     SystemError,
   ) as error:
@@ -118,6 +129,13 @@ def _read_array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
   """Reads one array, after comparing its size in all headers with that of the file."""
   where = f"{path}: {key}"
   info = archive.getinfo(f"{key}.npy")
+  if _held(archive).count(key) > 1:
+    raise DataError(f"{where} is there twice: write the file again")
+  if info.compress_type not in _COMPRESSIONS:
+    raise DataError(
+      f"{where} is compressed in another way than np.savez_compressed does: write it "
+      "again with that"
+    )
   if info.file_size > _MAX_DEFLATE_RATIO * info.compress_size + _HEADER_BYTES:
     raise DataError(
       f"{where} claims {info.file_size} bytes from {info.compress_size} compressed "
@@ -144,10 +162,18 @@ def _check_header(file: IO[bytes], where: str, file_size: int) -> None:
       f"{where} is an array of Python objects: bring all images to one shape and store "
       "one plain array"
     )
+  if any(size < 0 for size in shape):
+    raise DataError(f"{where} has a negative size: it is damaged, write it again")
   claimed = math.prod(shape) * dtype.itemsize
   held = file_size - file.tell()
   if claimed != held:
     raise DataError(
       f"{where} claims to be {dtype}{list(shape)} but holds {held} bytes: it is "
       "damaged, write it again"
+    )
+  memory = physical_memory()
+  if claimed > memory:
+    raise DataError(
+      f"{where} takes {claimed} bytes, and this machine has {memory} of memory: write "
+      "fewer or smaller images"
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.data._text import summary
+from jaxdistill.core.foreign import summary
 from jaxdistill.errors import DataError
 
 # CIFAR's largest file has 700,000, at protocol 0.

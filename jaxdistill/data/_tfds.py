@@ -1,15 +1,26 @@
-"""Reads prepared tensorflow_datasets directories without TensorFlow."""
+"""Reads prepared tensorflow_datasets directories without TensorFlow.
+
+tensorflow_datasets itself never sees the directory: it would import whatever module the
+directory's features.json names, and open the files that its dataset_info.json names.
+Here both are read as tables, and only what this package knows is taken from them.
+"""
 
 import io
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from jaxdistill.data._text import summary
+from jaxdistill.core.foreign import open_file, read_file, read_json, summary
 from jaxdistill.errors import DataError
+
+# Those of the largest data sets have 100,000.
+_MAX_TABLE_BYTES = 2**24
+
+# CIFAR's largest file has 150 MB.
+_MAX_SHARD_BYTES = 2**29
 
 # An example with a small image takes about 3 kB; a frame that claims far more is
 # damaged.
@@ -19,6 +30,50 @@ _MAX_RECORD_BYTES = 2**16
 # checksum.
 _LENGTH_BYTES = 8
 _CHECKSUM_BYTES = 4
+
+_FEATURES = "tensorflow_datasets.core.features"
+_TABLE = f"{_FEATURES}.features_dict.FeaturesDict"
+_IMAGE = f"{_FEATURES}.image_feature.Image"
+_LABEL = f"{_FEATURES}.class_label_feature.ClassLabel"
+_TEXT = f"{_FEATURES}.text_feature.Text"
+# What data sets of classified images consist of.
+_CLASSES = frozenset(
+  (
+    _TABLE,
+    _IMAGE,
+    _LABEL,
+    _TEXT,
+    f"{_FEATURES}.tensor_feature.Tensor",
+    f"{_FEATURES}.scalar.Scalar",
+  )
+)
+_NEEDED = {"image": _IMAGE, "label": _LABEL}
+
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+class _Shard(NamedTuple):
+  """A file of a split.
+
+  Attributes:
+    path: of the file.
+    num_examples: that it is said to hold.
+  """
+
+  path: Path
+  num_examples: int
+
+
+class _Split(NamedTuple):
+  """A split, as dataset_info.json describes it.
+
+  Attributes:
+    file_format: "array_record" or "tfrecord".
+    shards: its files, in their order.
+  """
+
+  file_format: str
+  shards: list[_Shard]
 
 
 def read_tfds_split(
@@ -36,23 +91,22 @@ def read_tfds_split(
     is one: preparing shuffles, and `id` remembers the row in the original files.
 
   Raises:
-    DataError: if tensorflow_datasets or google-crc32c is not installed, or the
-      directory is damaged, naming the record.
+    DataError: if tensorflow_datasets, array_record or google-crc32c is not installed,
+      or the directory is damaged or names anything that this reader does not know.
   """
-  # It takes a second to import, and is an optional dependency.
+  has_id = _check_features(folder / "features.json")
+  info = _read_info(folder / "dataset_info.json", split)
+  records = []
+  for shard in info.shards:
+    records += _read_shard(shard, info.file_format)
   try:
-    import tensorflow_datasets as tfds
-  except ImportError as error:
-    raise _not_installed("tensorflow_datasets", folder, error) from error
-
-  try:
-    examples = _examples(tfds, folder, split)
+    examples = _parsed(records, has_id, folder)
     examples.sort(key=lambda example: example.get("id", b""))
     labels = np.array([example["label"] for example in examples])
     encoded = [example["image"] for example in examples]
   except DataError:
     raise
-  # tfds, protobuf and array_record document no common type for a damaged file.
+  # tfds and protobuf document no common type for a damaged record.
   except Exception as error:
     raise DataError(
       f"{folder}: {split} cannot be read ({summary(error)}): prepare it again"
@@ -72,27 +126,193 @@ def _not_installed(package: str, path: Path, error: ImportError) -> DataError:
   )
 
 
-def _examples(tfds: ModuleType, folder: Path, split: str) -> list[dict[str, Any]]:
-  """Reads the examples of a split, images still encoded, and checks their number."""
-  builder = tfds.builder_from_directory(folder)
-  info = builder.info.splits[split]
-  decoders = {"image": tfds.decode.SkipDecoding()}
-  if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
-    # tfds would read these by TensorFlow.
-    examples = []
-    features = builder.info.features
-    for path in info.filepaths:
-      for record in _tfrecords(Path(path)):
-        examples.append(features.deserialize_example_np(record, decoders=decoders))
-  else:
-    source = builder.as_data_source(split=split, decoders=decoders)
-    examples = source.__getitems__(range(len(source)))
-  if len(examples) != info.num_examples:
+# The tables ---------------------------------------------------------------------------
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+  """Reads a JSON object."""
+  try:
+    table = read_json(path, _MAX_TABLE_BYTES)
+  except (OSError, ValueError) as error:
     raise DataError(
-      f"{folder} declares {info.num_examples} {split} examples, but holds "
-      f"{len(examples)}: prepare it again"
+      f"{path} cannot be read ({summary(error)}): prepare the data set again"
+    ) from error
+  if not isinstance(table, dict):
+    raise _unknown(path, "it is no table")
+  return table
+
+
+def _unknown(path: Path, what: str) -> DataError:
+  """Returns what is raised for a table that says what this reader does not know."""
+  return DataError(
+    f"{path}: {what}: prepare the data set again, or use the original archive"
+  )
+
+
+def _check_features(path: Path) -> bool:
+  """Checks the classes of all features.
+
+  Args:
+    path: features.json.
+
+  Returns:
+    Whether there is a feature `id`.
+
+  Raises:
+    DataError: for a class from elsewhere, whose module might run anything, or without
+      the features that are needed.
+  """
+  table = _read_table(path)
+  _require_class(path, table, _TABLE)
+  # Before version 4.5, tensorflow_datasets called them otherwise.
+  content = table.get("featuresDict", table.get("content"))
+  if isinstance(content, dict):
+    content = content.get("features", content)
+  if not isinstance(content, dict):
+    raise _unknown(path, "it has no features")
+
+  for feature in content.values():
+    _require_class(path, feature)
+  for name, wanted in _NEEDED.items():
+    if name not in content:
+      raise _unknown(path, f"it has no feature {name!r}")
+    _require_class(path, content[name], wanted)
+  if "id" in content:
+    _require_class(path, content["id"], _TEXT)
+  return "id" in content
+
+
+def _require_class(path: Path, feature: Any, wanted: str = "") -> None:
+  """Raises DataError for another class than is wanted, or than is known."""
+  name = None
+  if isinstance(feature, dict):
+    name = feature.get("pythonClassName", feature.get("type"))
+  if not isinstance(name, str):
+    raise _unknown(path, "a feature of it has no class")
+  if name not in _CLASSES:
+    raise _unknown(
+      path,
+      f"the class {name!r} is none of tensorflow_datasets' for images and labels, and "
+      "was not imported",
     )
-  return examples
+  if wanted and name != wanted:
+    raise _unknown(path, f"{name.split('.')[-1]} in place of {wanted.split('.')[-1]}")
+
+
+def _read_info(path: Path, name: str) -> _Split:
+  """Reads which files a split consists of.
+
+  Args:
+    path: dataset_info.json.
+    name: of the split.
+  """
+  table = _read_table(path)
+  file_format = table.get("fileFormat", "tfrecord")
+  if file_format not in ("array_record", "tfrecord"):
+    raise _unknown(path, f"the format {file_format!r} is not read here")
+  dataset = table.get("name")
+  if not isinstance(dataset, str) or not re.fullmatch(r"[A-Za-z0-9_]{1,100}", dataset):
+    raise _unknown(path, f"{dataset!r} is no name of a data set")
+
+  split = _named_split(path, table.get("splits"), name)
+  # The files could be anywhere else.
+  template = split.get("filepathTemplate") or _TEMPLATE
+  if template != _TEMPLATE:
+    raise _unknown(path, f"its files are named by {template!r}, not {_TEMPLATE!r}")
+  lengths = _lengths(path, split.get("shardLengths"))
+  shards = []
+  for number, length in enumerate(lengths):
+    file = f"{dataset}-{name}.{file_format}-{number:05d}-of-{len(lengths):05d}"
+    shards.append(_Shard(path=path.with_name(file), num_examples=length))
+  return _Split(file_format=file_format, shards=shards)
+
+
+def _named_split(path: Path, splits: Any, name: str) -> dict[str, Any]:
+  """Returns what is said of one split."""
+  if isinstance(splits, list):
+    for split in splits:
+      if isinstance(split, dict) and split.get("name") == name:
+        return split
+  raise _unknown(path, f"it has no split {name!r}")
+
+
+def _lengths(path: Path, listed: Any) -> list[int]:
+  """Returns how many examples each file holds; JSON has 64-bit integers as text."""
+  if not isinstance(listed, list) or not 0 < len(listed) < 100_000:
+    raise _unknown(path, "it has no list of shardLengths")
+  lengths = []
+  for length in listed:
+    if not re.fullmatch(r"[0-9]{1,9}", str(length)):
+      raise _unknown(path, f"{str(length)!r} in shardLengths is no number of examples")
+    lengths.append(int(length))
+  return lengths
+
+
+# The examples -------------------------------------------------------------------------
+
+
+def _read_shard(shard: _Shard, file_format: str) -> list[bytes]:
+  """Reads the records of a file, and checks their number."""
+  path = shard.path
+  try:
+    if file_format == "array_record":
+      return _array_records(shard)
+    records = _tfrecords(path)
+  except DataError:
+    raise
+  # array_record documents no type for a damaged file.
+  except Exception as error:
+    raise DataError(
+      f"{path} cannot be read ({summary(error)}): prepare it again"
+    ) from error
+  _require_count(shard, len(records))
+  return records
+
+
+def _require_count(shard: _Shard, count: int) -> None:
+  """Raises DataError unless a file holds as many records as it is said to."""
+  if count != shard.num_examples:
+    raise DataError(
+      f"{shard.path} holds {count} examples, but dataset_info.json declares "
+      f"{shard.num_examples}: prepare it again"
+    )
+
+
+def _array_records(shard: _Shard) -> list[bytes]:
+  """Reads an ArrayRecord file, which has checksums of its own."""
+  # An optional dependency, and one that no other format needs.
+  try:
+    from array_record.python.array_record_module import ArrayRecordReader
+  except ImportError as error:
+    raise _not_installed("array_record", shard.path, error) from error
+
+  # It opens the file itself, whatever that is.
+  open_file(shard.path, _MAX_SHARD_BYTES).close()
+  reader = ArrayRecordReader(str(shard.path))
+  try:
+    _require_count(shard, reader.num_records())
+    return reader.read_all()
+  finally:
+    reader.close()
+
+
+def _parsed(records: list[bytes], has_id: bool, folder: Path) -> list[Any]:
+  """Returns the examples of records, images still encoded."""
+  # It takes a second to import, and is an optional dependency.
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise _not_installed("tensorflow_datasets", folder, error) from error
+
+  features: dict[str, Any] = {
+    "image": tfds.features.Image(),
+    "label": tfds.features.ClassLabel(),
+  }
+  if has_id:
+    features["id"] = tfds.features.Text()
+  table = tfds.features.FeaturesDict(features)
+  decoders = {"image": tfds.decode.SkipDecoding()}
+  return [table.deserialize_example_np(record, decoders=decoders) for record in records]
 
 
 def _tfrecords(path: Path) -> list[bytes]:
@@ -103,7 +323,7 @@ def _tfrecords(path: Path) -> list[bytes]:
   except ImportError as error:
     raise _not_installed("google-crc32c", path, error) from error
 
-  content = path.read_bytes()
+  content = read_file(path, _MAX_SHARD_BYTES)
   records = []
   position = 0
   while position < len(content):

@@ -5,6 +5,7 @@ Nothing is ever downloaded.
 Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
 
+from collections.abc import Sequence
 import os
 from pathlib import Path
 import re
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdistill.core.foreign import expand
 from jaxdistill.data import Dataset, checked
 from jaxdistill.data._archive import File, read_files
-from jaxdistill.data._npz import read_split
+from jaxdistill.data._npz import read_class_names, read_split
 from jaxdistill.data._pickle import read_pickled_arrays
 from jaxdistill.data._tfds import read_tfds_split
 from jaxdistill.errors import DataError, require_choice
@@ -25,6 +27,9 @@ EXAMPLES = (50_000, 10_000)
 SOURCES = ("auto", "tfds", "binary", "python", "npz")
 # An original archive unpacks to 187 MB, one that Python 3 pickled again to 269 MB.
 MAX_BYTES = 2**29
+
+# Names of the classes, where tensorflow_datasets knew them; one a line.
+_PREPARED_NAMES = "label.labels.txt"
 
 Arrays = tuple[np.ndarray, np.ndarray]
 """(images, labels)."""
@@ -226,7 +231,7 @@ def _root(folder: str) -> Path:
   """Returns the directory to search."""
   if not folder:
     folder = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-  return Path(folder).expanduser()
+  return expand(folder)
 
 
 def _find(variant: _Variant, root: Path) -> dict[str, Path]:
@@ -253,7 +258,12 @@ def _prepared_versions(folder: Path) -> list[Path]:
     return [int(part) for part in path.name.split(".")]
 
   versions = []
-  for info in folder.glob("*/dataset_info.json"):
+  try:
+    prepared = list(folder.glob("*/dataset_info.json"))
+  # A folder that nobody can look into holds nothing.
+  except (OSError, ValueError):
+    return []
+  for info in prepared:
     # Folders of an interrupted preparation have other names.
     if re.fullmatch(r"\d+(\.\d+)*", info.parent.name):
       versions.append(info.parent)
@@ -263,7 +273,7 @@ def _prepared_versions(folder: Path) -> list[Path]:
 def _npz_files(variant: _Variant, root: Path) -> tuple[Path, Path]:
   """Returns the files of the training and the test arrays; they may be the same."""
   single = root / f"{variant.name}.npz"
-  if single.exists():
+  if os.path.exists(single):
     return single, single
   return root / f"{variant.name}_train.npz", root / f"{variant.name}_test.npz"
 
@@ -272,24 +282,23 @@ def _missing(variant: _Variant, root: Path, source: str, found: dict[str, Path])
   """Says in one line what was looked for, where, and how to get it."""
   name = variant.name
   looked_for = {
-    "tfds": f"{name}/<version>/ (prepared by tensorflow_datasets)",
-    "binary": f"{variant.binary.folder}/ or {variant.binary.archive}",
-    "python": f"{variant.python.folder}/ or {variant.python.archive}",
-    "npz": f"{name}.npz or {name}_train.npz + {name}_test.npz",
+    "tfds": f"{name}/<version>/",
+    "binary": f"{variant.binary.folder}/",
+    "python": f"{variant.python.folder}/",
+    "npz": f"{name}.npz",
   }
   wanted = looked_for.get(source) or ", ".join(looked_for.values())
   if found:
-    state = f"{root} has only {', '.join(found)} of it"
+    state = f"{root} has only {', '.join(found)} of {name}"
   elif os.path.isdir(root):
-    state = f"it is not in {root}"
+    state = f"{root} has no {name}"
   else:
-    state = f"the directory {root} does not exist"
+    state = f"{root} does not exist"
   original = variant.python if source == "python" else variant.binary
   return (
-    f"{name} from data.source={source}: {state}; looked for {wanted}. Nothing is "
-    "downloaded here: on a connected machine run "
-    f"`curl -LO https://www.cs.toronto.edu/~kriz/{original.archive}`, put the file "
-    "there or set data.dir, or try data.name=digits, which needs no files"
+    f"{state}; looked for {wanted}: run "
+    f"`curl -LO https://www.cs.toronto.edu/~kriz/{original.archive}` there, or set "
+    "data.dir, or data.name=digits"
   )
 
 
@@ -301,11 +310,28 @@ def _read(
 ) -> tuple[Arrays, Arrays]:
   """Returns the training and the test arrays of a source."""
   if source == "tfds":
+    _check_prepared_names(variant, path)
     return read_tfds_split(path, "train", SHAPE), read_tfds_split(path, "test", SHAPE)
   if source == "npz":
     train_file, test_file = _npz_files(variant, root)
+    names = read_class_names(train_file)
+    if names:
+      _require_names(variant, str(train_file), names)
     return read_split(train_file, "train"), read_split(test_file, "test")
   return _read_original(variant, path, source)
+
+
+def _check_prepared_names(variant: _Variant, path: Path) -> None:
+  """Raises DataError if a prepared directory numbers its classes in another way."""
+  files = read_files(
+    path,
+    folder="",
+    names=(),
+    optional=[_PREPARED_NAMES],
+    max_bytes=MAX_BYTES,
+  )
+  for file in files:
+    _require_names(variant, file.where, _parse_names(variant, file, source="binary"))
 
 
 def _read_original(variant: _Variant, path: Path, source: str) -> tuple[Arrays, Arrays]:
@@ -322,7 +348,7 @@ def _read_original(variant: _Variant, path: Path, source: str) -> tuple[Arrays, 
   )
   for file in files:
     if file.name == original.names_file:
-      _require_names(variant, file, _parse_names(variant, file, source))
+      _require_names(variant, file.where, _parse_names(variant, file, source))
     else:
       batches[file.name.removesuffix(original.suffix)] = parse(variant, file)
   return _join(batches, variant.train), _join(batches, variant.test)
@@ -394,11 +420,11 @@ def _parse_names(variant: _Variant, file: File, source: str) -> list[Any]:
 # Checking -----------------------------------------------------------------------------
 
 
-def _require_names(variant: _Variant, file: File, names: list[Any]) -> None:
-  """Raises DataError if the archive numbers its classes in another way."""
+def _require_names(variant: _Variant, where: str, names: Sequence[Any]) -> None:
+  """Raises DataError if a file numbers the classes in another way."""
   if tuple(names) != variant.class_names:
     raise DataError(
-      f"{file.where} names other classes than {variant.name} has, or in another order, "
+      f"{where} names other classes than {variant.name} has, or in another order, "
       "so that its labels mean something else: get the original archive"
     )
 
@@ -408,8 +434,8 @@ def _require_shape(dataset: Dataset, path: Path) -> None:
   shape = dataset.train.image.shape[1:]
   if shape != SHAPE:
     raise DataError(
-      f"{path}: images are {list(shape)}, CIFAR's are {list(SHAPE)}: use data.name=npz "
-      "for other images"
+      f"{path}: images are {list(shape)}, CIFAR's are {list(SHAPE)}: use "
+      "data.name=npz for other images"
     )
 
 
@@ -423,7 +449,7 @@ def _require_complete(dataset: Dataset, path: Path, allow_partial: bool) -> None
   if allow_partial and num_train <= full_train and num_test <= full_test:
     return
   raise DataError(
-    f"{path} holds {num_train} training and {num_test} test images, {dataset.name} has "
-    f"{full_train} and {full_test}: get the full set, or set data.allow_partial=True "
-    "if a part of it is meant"
+    f"{path} holds {num_train} training and {num_test} test images, "
+    f"{dataset.name} has {full_train} and {full_test}: get the full set, or set "
+    "data.allow_partial=True if a part is meant"
   )

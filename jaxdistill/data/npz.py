@@ -1,9 +1,8 @@
 """Images and labels of your own, from npz files."""
 
-from pathlib import Path
-
 import numpy as np
 
+from jaxdistill.core.foreign import expand
 from jaxdistill.data import Dataset, checked
 from jaxdistill.data._npz import read_class_names, read_split
 from jaxdistill.errors import DataError, require
@@ -30,11 +29,11 @@ def npz(*, path: str = "", test_path: str = "", num_classes: int = 0) -> Dataset
   require(bool(path), "path must name an npz file, with images_train and labels_train")
   require(num_classes >= 0, f"num_classes must be at least 0, got {num_classes}")
 
-  train_file = Path(path).expanduser()
+  train_file = expand(path)
   test_file = train_file
   where = path
   if test_path:
-    test_file = Path(test_path).expanduser()
+    test_file = expand(test_path)
     where = f"{path}, {test_path}"
   train = read_split(train_file, "train")
   test = read_split(test_file, "test")
@@ -74,5 +73,5 @@ def _require_every_class(dataset: Dataset, where: str) -> None:
       raise DataError(
         f"{where}: labels go up to {dataset.num_classes - 1} but class {label} has no "
         "training example: renumber them, or set "
-        f"data.num_classes={dataset.num_classes} if that is meant"
+        f"data.num_classes={dataset.num_classes}"
       )

@@ -8,11 +8,17 @@ written.
 from collections.abc import Mapping
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+from jaxdistill.core.foreign import open_file, read_json, summary
+
 MANIFEST = "JD_MANIFEST.json"
+
+# A run of a thousand modules writes less than a megabyte.
+_MAX_BYTES = 2**26
 
 
 class Damaged(Exception):
@@ -36,7 +42,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _hash_file(path: Path) -> str:
-  with open(path, "rb") as file:
+  with open_file(path) as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -47,9 +53,21 @@ def _hash_contents(contents: Any) -> str:
 def _measure_files(directory: Path) -> dict[str, list]:
   """Returns path -> [bytes, SHA-256] of every file in a directory but its manifest."""
   found = {}
+  for name, path in _list_files(directory).items():
+    found[name] = [path.stat().st_size, _hash_file(path)]
+  return found
+
+
+def _list_files(directory: Path) -> dict[str, Path]:
+  """Returns the files of a directory but its manifest, and whatever else is no folder.
+
+  A link to a folder is not followed.
+  """
+  found = {}
   for path in sorted(directory.rglob("*")):
-    if path.is_file() and path != directory / MANIFEST:
-      found[str(path.relative_to(directory))] = [path.stat().st_size, _hash_file(path)]
+    is_folder = path.is_dir() and not path.is_symlink()
+    if not is_folder and path != directory / MANIFEST:
+      found[str(path.relative_to(directory))] = path
   return found
 
 
@@ -75,10 +93,9 @@ def read(directory: Path) -> dict[str, Any]:
     Damaged: if it is missing, not of this form, or not as it was written.
   """
   try:
-    record = json.loads((directory / MANIFEST).read_text())
-  except (OSError, ValueError, RecursionError) as error:
-    reason = str(error).splitlines()[0]
-    raise Damaged(f"{MANIFEST} cannot be read ({reason})") from error
+    record = read_json(directory / MANIFEST, _MAX_BYTES)
+  except (OSError, ValueError) as error:
+    raise Damaged(f"{MANIFEST} cannot be read ({summary(error)})") from error
   if not isinstance(record, dict) or record.keys() != {"manifest", "sha256"}:
     raise Damaged(f"{MANIFEST} is not of the form that this version writes")
   contents = record["manifest"]
@@ -99,12 +116,32 @@ def check(directory: Path) -> dict[str, Any]:
   """
   contents = read(directory)
   expected = contents["files"]
-  found = _measure_files(directory)
+  found = _list_files(directory)
   for name in sorted(expected.keys() | found.keys()):
     if name not in found:
       raise Damaged(f"{name} is missing")
     if name not in expected:
       raise Damaged(f"{name} was added")
-    if expected[name] != found[name]:
+    try:
+      is_same = _is_as_written(found[name], expected[name])
+    except OSError as error:
+      raise Damaged(f"{name} cannot be read ({summary(error)})") from error
+    if not is_same:
       raise Damaged(f"{name} has changed")
   return contents
+
+
+def _is_as_written(path: Path, expected: Any) -> bool:
+  """Tells whether a file has the size and the hash that the manifest has of it."""
+  if not isinstance(expected, list) or len(expected) != 2:
+    return False
+  size, digest = expected
+  # A file of another size is not read: it might be endless.
+  return path.stat().st_size == size and _hash_file(path) == digest
+
+
+def are_channels(entry: Any) -> bool:
+  """Tells whether an entry of a manifest is a number for each of three channels."""
+  if not isinstance(entry, list) or len(entry) != 3:
+    return False
+  return all(type(x) in (int, float) and math.isfinite(x) for x in entry)

@@ -1,6 +1,6 @@
 """One trained member on disk: its weights, and all it takes to rebuild and feed it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import os
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core import registry
+from jaxdistill.core.foreign import summary
 from jaxdistill.core.types import PyTree
 from jaxdistill.errors import CheckpointError
 from jaxdistill.inputs.augment import normalize, to_float
 from jaxdistill.run import checkpoint
+from jaxdistill.run.manifest import are_channels
+
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 class Member:
@@ -69,6 +73,12 @@ def load(directory: str | os.PathLike, *, trust_code: bool = False) -> Member:
     raise CheckpointError(
       f"{directory} holds no member: name a directory members/<member>/best of a run"
     )
+  for key, is_valid in _CHECKS.items():
+    if not is_valid(manifest.get(key)):
+      raise CheckpointError(
+        f"{directory}: {key} in its manifest is {manifest.get(key)!r}, which no run "
+        "writes: use another member"
+      )
   keys = dict(manifest["model"])
   name = keys.pop("model")
   if ":" in name and not trust_code:
@@ -76,14 +86,44 @@ def load(directory: str | os.PathLike, *, trust_code: bool = False) -> Member:
       f"{directory} names the network {name!r}, whose module would be imported: pass "
       "trust_code=True if you trust it"
     )
-  model = registry.resolve(
-    "models",
-    name,
-    num_classes=manifest["num_classes"],
-    dtype=jnp.dtype(manifest["dtype"]),
-    **keys,
-  )
+  try:
+    model = registry.resolve(
+      "models",
+      name,
+      num_classes=manifest["num_classes"],
+      dtype=jnp.dtype(manifest["dtype"]),
+      **keys,
+    )
+  # Of keys that the network does not have, or not in this type.
+  except (TypeError, ValueError) as error:
+    raise CheckpointError(
+      f"{directory} describes a network that cannot be built ({summary(error)}): use "
+      "another member, or the version that wrote it"
+    ) from error
   return Member(model, tree, manifest)
+
+
+def _is_model(value: Any) -> bool:
+  return isinstance(value, dict) and isinstance(value.get("model"), str)
+
+
+def _is_count(value: Any) -> bool:
+  return type(value) is int and 0 < value < 2**31
+
+
+def _are_texts(value: Any) -> bool:
+  return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+  "model": _is_model,
+  "num_classes": _is_count,
+  "dtype": lambda value: value in _DTYPES,
+  "class_names": _are_texts,
+  "mean": are_channels,
+  "std": are_channels,
+}
+"""Entries of the manifest that are used here -> whether a value may be one."""
 
 
 def save(directory: Path, variables: PyTree, manifest: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ PyTorch's order.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import math
+import os
 from pathlib import Path
 import re
 from typing import Any, NamedTuple
@@ -18,10 +19,18 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from jaxdistill.core.foreign import (
+  expand,
+  open_file,
+  parse_json,
+  physical_memory,
+  summary,
+)
 from jaxdistill.core.types import PyTree
 from jaxdistill.errors import CheckpointError, DataError, require
 from jaxdistill.inputs.augment import Normalization
 from jaxdistill.run import checkpoint
+from jaxdistill.run.manifest import are_channels
 
 _LEAVES = {
   "kernel": "weight",
@@ -52,6 +61,14 @@ _NAMINGS = {
     r"(^|\.)(blocks|stages|patch_embed|conv_stem|stem)\.|(^|\.)(cls_token|pos_embed)$"
   ),
 }
+# As the format has it: the length of the header, and how long it may be.
+_LENGTH_BYTES = 8
+_MAX_HEADER_BYTES = 100_000_000
+
+_TYPES = ("F64", "F32", "F16", "BF16")
+
+# An integer that PyTorch's batch normalisation keeps.
+_COUNTER = "num_batches_tracked"
 
 VariablePath = tuple[str, ...]
 """Where a variable is in a network's tree: collection, modules, leaf."""
@@ -164,16 +181,26 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], Normalization | None]:
   Raises:
     DataError, CheckpointError: if it is missing or damaged.
   """
-  if path.is_dir():
+  if os.path.isdir(path):
     tree, contents = checkpoint.load(path)
     return to_published(tree), _normalization(path, contents)
   try:
+    _check_header(path)
     tensors = safetensors.numpy.load_file(path)
+  except DataError:
+    raise
   except FileNotFoundError as error:
     raise DataError(f"{path}: there is no such file") from error
-  except (OSError, safetensors.SafetensorError) as error:
+  except (
+    OSError,
+    ValueError,
+    MemoryError,
+    # Of counters in types that numpy does not have.
+    AttributeError,
+    safetensors.SafetensorError,
+  ) as error:
     raise DataError(
-      f"{path} is not an intact safetensors file ({str(error)[:60]}): convert PyTorch "
+      f"{path} is not an intact safetensors file ({summary(error)}): convert PyTorch "
       "files by safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
     ) from error
   return _without_wrappers(tensors), None
@@ -188,7 +215,7 @@ def _normalization(path: Path, contents: Mapping[str, Any]) -> Normalization | N
   if "mean" not in contents and "std" not in contents:
     return None
   for name in ("mean", "std"):
-    if not _are_three_numbers(contents.get(name)):
+    if not are_channels(contents.get(name)):
       raise CheckpointError(
         f"{path}: {name} in its manifest is {str(contents.get(name))[:60]}, not a "
         "number for each of three channels: take an intact member"
@@ -196,10 +223,32 @@ def _normalization(path: Path, contents: Mapping[str, Any]) -> Normalization | N
   return Normalization(tuple(contents["mean"]), tuple(contents["std"]))
 
 
-def _are_three_numbers(values: Any) -> bool:
-  if not isinstance(values, list) or len(values) != 3:
-    return False
-  return all(type(value) in (int, float) for value in values)
+def _check_header(path: Path) -> None:
+  """Checks what the library does not.
+
+  It opens anything, takes the last one of two equal names, has no numpy type for some
+  of the format's, and gives integers and complex numbers as they are.
+
+  Raises:
+    OSError, ValueError: if it is no safetensors file, or has a name twice.
+    DataError: for tensors that are no floating-point numbers.
+  """
+  with open_file(path, max_bytes=physical_memory()) as file:
+    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    if length > _MAX_HEADER_BYTES:
+      raise ValueError(f"it claims a header of {length} bytes")
+    header = parse_json(file.read(length))
+  if not isinstance(header, dict):
+    raise ValueError("its header is no table")
+  for name, tensor in header.items():
+    if name == "__metadata__" or name.endswith(_COUNTER):
+      continue
+    kind = tensor.get("dtype") if isinstance(tensor, dict) else None
+    if kind not in _TYPES:
+      raise DataError(
+        f"{path}: {name} is of type {kind}, not one of {', '.join(_TYPES)}: convert it "
+        "to F32"
+      )
 
 
 def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -207,7 +256,7 @@ def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   wrapped = bool(tensors) and all(name.startswith("module.") for name in tensors)
   kept = {}
   for name, tensor in tensors.items():
-    if name.endswith("num_batches_tracked"):
+    if name.endswith(_COUNTER):
       continue
     kept[name.removeprefix("module.") if wrapped else name] = tensor
   return kept
@@ -294,7 +343,10 @@ def _require_finite(path: str, tensors: Mapping[str, np.ndarray]) -> None:
   """
   bad = []
   for name, tensor in tensors.items():
-    if not np.isfinite(np.asarray(tensor, np.float32)).all():
+    # Numbers that float32 has not become infinite.
+    with np.errstate(over="ignore"):
+      numbers = np.asarray(tensor, np.float32)
+    if not np.isfinite(numbers).all():
       bad.append(name)
   if bad:
     raise DataError(
@@ -326,7 +378,7 @@ def load(
     ConfigError: if it does not belong to the network, with the missing and unexpected
       names, or the library whose names they look like.
   """
-  tensors, normalization = _read(Path(path).expanduser())
+  tensors, normalization = _read(expand(path))
   expected = shapes(variables)
   resized = ""
   if class_position is not None:

@@ -113,6 +113,15 @@ def _names(root, arrays, variant):
   return load(variant, root).class_names
 
 
+def test_an_npz_file_that_numbers_its_classes_otherwise_is_refused(tmp_path, arrays):
+  names = _names(tmp_path, arrays, "cifar10")
+  path = tmp_path / "cifar10.npz"
+  np.savez(path, **arrays, class_names=np.array(names))
+  assert load("cifar10", tmp_path).class_names == names
+  np.savez(path, **arrays, class_names=np.array(names[::-1]))
+  assert "cifar10.npz names other classes" in error_of(load, "cifar10", tmp_path)
+
+
 @pytest.mark.parametrize("protocol", ["python2", 0, 4])
 def test_names_are_read_at_every_protocol(tmp_path, arrays, protocol):
   names = _names(tmp_path, arrays, "cifar10")

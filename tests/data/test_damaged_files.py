@@ -3,11 +3,16 @@
 import os
 import sys
 import tarfile
+import time
 
 import google_crc32c
+import numpy as np
 import pytest
 
 from jaxdistill.data import cifar
+from jaxdistill.data.npz import npz
+from jaxdistill.errors import DataError
+from tests.faults.malformed import PLACES
 from tests.helpers.data_files import (
   TRAIN,
   crc32c,
@@ -55,7 +60,7 @@ def test_an_unpacked_file_of_absurd_size_is_not_read(tmp_path, arrays):
   folder = write_folder(tmp_path, "cifar100", arrays, "binary")
   # Sparse: it takes no disk.
   os.truncate(folder / "train.bin", 3074 * 2**20)
-  assert "larger than any CIFAR file" in error_of(load, "cifar100", tmp_path)
+  assert "bytes, more than 536870912" in error_of(load, "cifar100", tmp_path)
 
 
 # Archives -----------------------------------------------------------------------------
@@ -98,6 +103,63 @@ def test_archives_with_odd_members_are_refused(tmp_path, arrays, member):
   assert sorted(tmp_path.rglob("*")) == listing
 
 
+def add_members(folder, *members):
+  """Packs a folder, and members besides."""
+  with tarfile.open(folder.parent / "cifar-100-binary.tar.gz", "w:gz") as archive:
+    archive.add(folder, folder.name)
+    for member in members:
+      archive.addfile(member)
+  folder.rename(folder.parent / "elsewhere")
+
+
+def test_an_archive_with_a_member_twice_is_refused(tmp_path, arrays):
+  folder = write_folder(tmp_path, "cifar100", arrays, "binary")
+  add_members(folder, odd_member(f"{folder.name}/train.bin"))
+  text = error_of(load, "cifar100", tmp_path)
+  assert "has the member 'cifar-100-binary/train.bin' twice" in text
+
+
+def test_an_archive_of_endlessly_many_members_is_refused(tmp_path, arrays):
+  folder = write_folder(tmp_path, "cifar100", arrays, "binary")
+  add_members(folder, *[odd_member(f"{folder.name}/{i}") for i in range(1000)])
+  assert "has more members than any" in error_of(load, "cifar100", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zeros", "socket", "folder", "loop"])
+@pytest.mark.parametrize("layout", ["binary", "python", "tfds", "npz", "archive"])
+def test_what_is_no_file_is_not_read(tmp_path, arrays, layout, kind):
+  if layout == "tfds":
+    folder = write_tfds(tmp_path, "cifar100", arrays)
+    path = next(folder.glob("*train*"))
+  elif layout == "npz":
+    path = tmp_path / "cifar100_test.npz"
+    np.savez(tmp_path / "cifar100_train.npz", **arrays)
+    path.touch()
+  elif layout == "archive":
+    path = pack(write_folder(tmp_path, "cifar100", arrays, "binary"))
+  else:
+    folder = write_folder(tmp_path, "cifar100", arrays, layout)
+    path = min(folder.glob("train*"))
+  path.unlink()
+  PLACES[kind](path)
+  start = time.monotonic()
+  text = error_of(load, "cifar100", tmp_path)
+  assert time.monotonic() - start < 2
+  # A link that leads nowhere is not there at all; a folder is one that was unpacked.
+  if layout != "archive" or kind not in ("loop", "folder"):
+    assert path.name in text
+
+
+@pytest.mark.parametrize(
+  "root", ["x" * 300, "x/" * 3000, "a\0b", "~nobody-of-this-name"]
+)
+def test_directories_that_cannot_be_are_missing(root):
+  with pytest.raises(DataError, match="does not exist"):
+    cifar.cifar100(dir=root)
+  with pytest.raises(DataError, match="cannot be read|no such file"):
+    npz(path=root)
+
+
 def test_an_archive_packed_with_a_leading_dot_is_read(tmp_path, arrays):
   folder = write_folder(tmp_path, "cifar100", arrays, "binary")
   with tarfile.open(tmp_path / "cifar-100-binary.tar.gz", "w:gz") as archive:
@@ -127,7 +189,8 @@ def test_damaged_archives_are_refused(tmp_path, arrays, damage):
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path, arrays, monkeypatch):
   pack(write_folder(tmp_path, "cifar100", arrays, "binary"))
-  monkeypatch.setattr(cifar, "MAX_BYTES", 100_000)
+  # More than the archive has, and less than it unpacks to.
+  monkeypatch.setattr(cifar, "MAX_BYTES", 190_000)
   assert "unpacks to more" in error_of(load, "cifar100", tmp_path)
 
 
@@ -182,7 +245,10 @@ def test_damaged_array_record_is_refused(tmp_path, arrays, damage):
       lambda f: f.write_bytes(tfrecord_frame(bytes(70_000))),
       "damaged or cut off in record 0",
     ),
-    (lambda f: f.write_bytes(b""), "declares 40 train examples, but holds 0"),
+    (
+      lambda f: f.write_bytes(b""),
+      "holds 0 examples, but dataset_info.json declares 40",
+    ),
   ],
 )
 def test_damaged_tfrecord_is_refused(tmp_path, arrays, damage, message):

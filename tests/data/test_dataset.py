@@ -45,6 +45,44 @@ def test_class_names_are_one_for_each_class_or_none():
   assert "mine: 2 class names for 3 classes" in text
 
 
+@pytest.mark.parametrize(
+  "name", ["", " ", "\n", "a\x1b[2J", "x" * 201, 3, b"cat", None]
+)
+def test_class_names_are_printable_texts(name):
+  good = good_split()
+  text = error_of(checked, "mine", good, good, 2, class_names=["cat", name])
+  assert "mine: the name of class 1 is" in text
+  assert "1 to 200 printable characters" in text
+
+
+@pytest.mark.parametrize(
+  "labels, num_classes, message",
+  [
+    (np.array([0, 2**63], np.uint64), 2, "label 9223372036854775808 of example 1"),
+    ([0, 2**70], 2, "labels must be integers, got object"),
+    ([0, -1], 2, "label -1 of example 1"),
+    ([0, float("nan")], 2, "labels must be integers, got float64 (example 1: nan)"),
+    ([0, 1e300], 2, "labels must be integers"),
+    ([True, False], 2, "labels must be integers, got bool"),
+    (["0", "1"], 2, "labels must be integers"),
+    ([[0], [0, 1]], 2, "labels make no array"),
+    ([[0], [0]], 2, "2 images but labels of shape [2, 1]"),
+    (None, 2, "2 images but labels of shape []"),
+    ([0, 0], 0, "0 classes: there must be 1 to 2147483647"),
+    (np.array([0, 2**63], np.uint64), 2**63 + 1, "9223372036854775809 classes"),
+  ],
+)
+def test_labels_that_are_none_are_refused(labels, num_classes, message):
+  images, _ = good_split()
+  text = error_of(checked, "mine", (images, labels), good_split(), num_classes)
+  assert message in text
+
+
+def test_images_that_are_none_are_refused():
+  text = error_of(checked, "mine", (None, [0]), good_split(), 1)
+  assert "mine train: images are None" in text
+
+
 def test_class_names_stay_when_examples_are_held_out():
   good = good_split()
   split = hold_out(checked("mine", good, good, 1, class_names=["cat"]), 1, seed=0)

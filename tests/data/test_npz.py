@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.core import registry
+from jaxdistill.data import _npz
 from jaxdistill.data.npz import npz
 from jaxdistill.errors import ConfigError
 from tests.helpers.data_files import TEST, TRAIN, error_of
@@ -175,6 +176,39 @@ def test_damaged_npz_is_refused(tmp_path, arrays, damage):
   assert str(path) in text
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused(tmp_path, compression):
+  path = tmp_path / "x.npz"
+  with zipfile.ZipFile(path, "w", compression) as archive:
+    for key in ("images_train", "labels_train"):
+      archive.writestr(f"{key}.npy", npy((3,), b"abc"))
+  assert "is compressed in another way" in error_of(npz, path=str(path))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_array_that_is_there_twice_is_refused(tmp_path, arrays):
+  path = save(tmp_path / "x.npz", arrays)
+  with zipfile.ZipFile(path, "a") as archive:
+    archive.writestr("labels_train.npy", npy((3,), b"abc"))
+  assert "labels_train is there twice" in error_of(npz, path=path)
+
+
+def test_an_encrypted_array_is_refused(tmp_path, arrays):
+  path = Path(save(tmp_path / "x.npz", arrays))
+  content = bytearray(path.read_bytes())
+  central = content.find(b"PK\x01\x02")
+  content[central + 8] |= 1
+  path.write_bytes(content)
+  assert "cannot be read as npz (RuntimeError" in error_of(npz, path=str(path))
+
+
+def test_an_array_larger_than_the_memory_is_refused(tmp_path, arrays, monkeypatch):
+  path = save(tmp_path / "x.npz", arrays)
+  monkeypatch.setattr(_npz, "physical_memory", lambda: 100_000)
+  text = error_of(npz, path=path)
+  assert "takes 122880 bytes, and this machine has 100000 of memory" in text
+
+
 def npy(shape, data=b"", dtype="|u1") -> bytes:
   """An array's header, and what is said to be its data."""
   file = io.BytesIO()
@@ -189,8 +223,23 @@ def npy(shape, data=b"", dtype="|u1") -> bytes:
     (npy((2**40, 32, 32, 3), b"abc"), "holds 3 bytes"),
     (npy((2, 2), b"abc"), "holds 3 bytes"),
     (npy((2**30,), bytes(2**20)), "holds 1048576 bytes"),
+    (npy((-1, -3), b"abc"), "has a negative size"),
+    (npy((-3,), b"abc"), "has a negative size"),
+    (npy((3,), b"abc", dtype="q9"), "cannot be read as npz (ValueError"),
+    (b"\x93NUMPY\x01\x00\x03\x00'''", "cannot be read as npz (TokenError"),
     (b"\x93NUMPY\x07\x00", "(7, 0)"),
     (b"no npy", "cannot be read as npz"),
+  ],
+  ids=[
+    "tera",
+    "small",
+    "giga",
+    "negative",
+    "minus",
+    "dtype",
+    "quotes",
+    "version",
+    "text",
   ],
 )
 def test_arrays_that_lie_about_their_size_are_refused(tmp_path, content, message):

@@ -1,5 +1,8 @@
 """Starting from published weights, or from those of another run."""
 
+import json
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +19,7 @@ from jaxdistill.models import vim, vit
 from jaxdistill.run import checkpoint, pretrained
 from jaxdistill.run.build import build
 from jaxdistill.run.config import apply_overrides
+from tests.faults.malformed import PLACES
 from tests.helpers import runs
 
 
@@ -334,6 +338,75 @@ def test_a_directory_without_statistics_of_three_channels_is_refused(
   monkeypatch.setattr(checkpoint, "load", lambda directory: ({}, contents))
   with pytest.raises(CheckpointError, match="std in its manifest is .*, not a number"):
     pretrained.load(str(tmp_path), {}, num_classes=10)
+
+
+def with_header(path, change):
+  """Changes the header of a safetensors file; the data stays."""
+  content = path.read_bytes()
+  size = int.from_bytes(content[:8], "little")
+  header = change(content[8 : 8 + size])
+  path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + size :])
+
+
+def twice(header):
+  table = json.loads(header)
+  again = json.dumps({"fc.bias": table["fc.bias"]})
+  return header.rstrip()[:-1] + b", " + again[1:].encode()
+
+
+def of_type(dtype):
+  # Any of them: the type is told before its size is.
+  return lambda header: header.replace(b'"F32"', b'"%s"' % dtype)
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    (of_type(b"F8_E4M3"), "is of type F8_E4M3, not one of F64, F32, F16, BF16"),
+    (of_type(b"F4"), "is of type F4"),
+    (of_type(b"I32"), "is of type I32"),
+    (of_type(b"C64"), "is of type C64"),
+    (twice, "it has a key twice"),
+    (lambda header: b"[]", "its header is no table"),
+    (
+      lambda header: header.replace(b"[0,", b"[4,"),
+      "is not an intact safetensors file",
+    ),
+    (lambda header: b'{"a": 1}', "a is of type None"),
+  ],
+)
+def test_other_headers_are_refused(tmp_path, change, message):
+  variables, tensors = tiny_network()
+  path = tmp_path / "w.safetensors"
+  save(path, tensors)
+  with_header(path, change)
+  with pytest.raises(DataError, match=re.escape(message)):
+    pretrained.load(str(path), variables, num_classes=10)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zeros", "socket", "loop"])
+def test_what_is_no_file_is_not_read(tmp_path, kind):
+  variables, _ = tiny_network()
+  path = tmp_path / "w.safetensors"
+  PLACES[kind](path)
+  with pytest.raises(DataError, match="not a file|symbolic links"):
+    pretrained.load(str(path), variables, num_classes=10)
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "x/" * 3000, "a\0b", "~nobody/x"])
+def test_names_that_no_file_can_have_are_refused(path):
+  variables, _ = tiny_network()
+  with pytest.raises(DataError, match="not an intact|no such file"):
+    pretrained.load(path, variables, num_classes=10)
+
+
+def test_numbers_too_large_for_float32_are_not_finite(tmp_path):
+  variables, tensors = tiny_network()
+  tensors = {name: x.astype(np.float64) for name, x in tensors.items()}
+  tensors["fc.bias"][0] = 1e300
+  path = save(tmp_path / "w.safetensors", tensors)
+  with pytest.raises(DataError, match="not finite, in fc.bias"):
+    pretrained.load(path, variables, num_classes=10)
 
 
 def test_missing_damaged_and_too_many_files_are_refused(tmp_path):
