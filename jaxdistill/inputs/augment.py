@@ -8,6 +8,9 @@ import jax.numpy as jnp
 from jaxdistill import errors
 from jaxdistill.core.types import Augment
 
+# More than the side of any image that is trained on.
+_MOST_PIXELS = 4096
+
 
 def to_float(image: jax.Array) -> jax.Array:
   """Scales uint8 images to float32 in [0, 1]; float32 images stay as they are.
@@ -75,12 +78,14 @@ def pad_crop_flip(
       with Cutout. arXiv:1708.04552, 2017, for the square.
   """
   errors.require(
-    isinstance(padding, int) and padding >= 0,
-    f"augment.padding must be an integer of at least 0, got {padding}",
+    isinstance(padding, int) and 0 <= padding <= _MOST_PIXELS,
+    f"augment.padding must be an integer of at least 0 and at most {_MOST_PIXELS}, "
+    f"got {padding}",
   )
   errors.require(
-    isinstance(cutout, int) and cutout >= 0,
-    f"augment.cutout must be an integer of at least 0, got {cutout}",
+    isinstance(cutout, int) and 0 <= cutout <= _MOST_PIXELS,
+    f"augment.cutout must be an integer of at least 0 and at most {_MOST_PIXELS}, "
+    f"got {cutout}",
   )
   errors.require_choice(**{"augment.mode": (mode, ("constant", "reflect"))})
 

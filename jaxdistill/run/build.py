@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxdistill.core import registry
-from jaxdistill.core.durations import Clock
+from jaxdistill.core.durations import MOST_STEPS, Clock
 from jaxdistill.core.method import GroupSpec, Method, Recipe
 from jaxdistill.core.types import MakeViews, Perturb, TrainState, TrainStep
 from jaxdistill.data import Dataset, hold_out
@@ -22,12 +22,12 @@ from jaxdistill.engine.cohort import InitialVariables, make_spec, member_names
 from jaxdistill.engine.evaluate import make_eval_step
 from jaxdistill.engine.survey import Surveyor
 from jaxdistill.engine.train_step import init_state, make_train_step
-from jaxdistill.errors import ConfigError, naming, require
+from jaxdistill.errors import ConfigError, DataError, foreign, naming, reason, require
 from jaxdistill.inputs.augment import pad_crop_flip
 from jaxdistill.inputs.perturb.pool import make_perturb
 from jaxdistill.inputs.views import make_views
 from jaxdistill.optim import make_optimizer, parameter_names
-from jaxdistill.run import pretrained
+from jaxdistill.run import pretrained, room
 from jaxdistill.run.config import ConfigDict, check_config, network_keys
 from jaxdistill.run.sections import group_optimizer, operation
 
@@ -35,6 +35,9 @@ from jaxdistill.run.sections import group_optimizer, operation
 # step costs far more than the dispatch it saves; on accelerators the dispatch is what a
 # small network waits for. See benchmarks/step.py.
 MAX_STEPS_PER_DISPATCH = {"cpu": 1, "gpu": 100, "tpu": 100}
+
+# More is a slip of the fingers; it would take hours to find that out.
+MOST_MEMBERS = 4096
 
 # With the convolution that carries its own batching rule, vmap is as fast as unrolling
 # on a CPU and compiles faster; not measured elsewhere.
@@ -107,6 +110,11 @@ def build(config: ConfigDict) -> Experiment:
   method = _component("method", "methods", config.method)
   num_members = sum(group.members for group in config.cohort.values())
   require(
+    num_members <= MOST_MEMBERS,
+    f"the cohort has {num_members} members, the most are {MOST_MEMBERS}: lower "
+    "cohort.<group>.members",
+  )
+  require(
     num_members >= method.min_members,
     f"method {config.method.name} needs at least {method.min_members} members, the "
     f"cohort has {num_members}: raise cohort.<group>.members",
@@ -119,7 +127,8 @@ def build(config: ConfigDict) -> Experiment:
   clock = _make_clock(config, len(dataset.train.label))
   recipe = _make_recipe(config, clock)
   specs = _make_specs(config, clock, dataset.num_classes)
-  method_tx = method.tx(recipe)
+  with foreign(f"method {config.method.name}"):
+    method_tx = method.tx(recipe)
 
   init = functools.partial(
     init_state,
@@ -132,7 +141,9 @@ def build(config: ConfigDict) -> Experiment:
     num_examples=len(dataset.train.label),
     clock=clock,
   )
-  state = jax.eval_shape(init)
+  with foreign("the cohort's networks and the method's state cannot be made"):
+    state = jax.eval_shape(init)
+  room.require_fits(state)
   initial, notes = _read_initial_weights(config, specs, state, dataset.num_classes)
   _check_no_decay(config, state)
   _require_stable_index(config, dataset, state)
@@ -226,7 +237,14 @@ def _make_clock(config: ConfigDict, num_train: int) -> Clock:
     f"batch_size {config.batch_size} is larger than the training set of {num_train} "
     "images: make it smaller",
   )
-  total = config.steps or max(1, round(config.epochs * steps_per_epoch))
+  total = config.steps
+  if not total:
+    total = config.epochs * steps_per_epoch
+  require(
+    total <= MOST_STEPS,
+    f"the run has {total:.4g} steps, the most are {MOST_STEPS}: lower epochs or steps",
+  )
+  total = max(1, round(total))
   return Clock(steps_per_epoch=steps_per_epoch, total_steps=total)
 
 
@@ -267,7 +285,8 @@ def _make_recipe(config: ConfigDict, clock: Clock) -> Recipe:
   """
 
   def recipe(**keys):
-    return make_optimizer(group_optimizer(config.optimizer, keys), clock)
+    with foreign("optimizer"):
+      return make_optimizer(group_optimizer(config.optimizer, keys), clock)
 
   recipe()
   return recipe
@@ -283,7 +302,7 @@ def _make_specs(
   specs = []
   for name, group in config.cohort.items():
     keys = group_optimizer(config.optimizer, group.optimizer)
-    with naming(f"cohort.{name}", separator="."):
+    with naming(f"cohort.{name}", separator="."), foreign("optimizer"):
       tx = make_optimizer(keys, clock)
     with naming(f"cohort.{name}"):
       spec = make_spec(
@@ -346,7 +365,10 @@ def _read_initial_weights(
     weights = {}
     for path in dict.fromkeys(paths):
       with naming(f"cohort.{spec.name}"):
-        weights[path] = pretrained.load(path, one_member, num_classes)
+        try:
+          weights[path] = pretrained.load(path, one_member, num_classes)
+        except OSError as error:
+          raise DataError(f"{path}: {reason(error)}") from error
       notes.append(weights[path].describe(spec.name, path, num_classes))
     # One file serves every member of the group.
     if len(paths) == 1:

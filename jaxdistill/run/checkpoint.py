@@ -18,9 +18,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdistill.core.types import PyTree
-from jaxdistill.errors import CheckpointError, StorageError
+from jaxdistill.errors import CheckpointError, StorageError, describe
 from jaxdistill.run import manifest
 from jaxdistill.run.manifest import MANIFEST, Damaged
+from jaxdistill.run.room import bytes_of, free_bytes, in_units
 
 _DATA = "data"
 _PARTIAL = ".partial"
@@ -81,11 +82,9 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
     os.replace(partial, directory)
   except (OSError, ValueError) as error:
     shutil.rmtree(partial, ignore_errors=True)
-    existing = next(path for path in partial.parents if path.exists())
-    free = shutil.disk_usage(existing).free
-    reason = str(error).splitlines()[0]
     raise StorageError(
-      f"cannot write checkpoint {directory}: {reason} ({free / 2**20:.0f} MiB free): "
+      f"cannot write checkpoint {directory}: {describe(error)} "
+      f"({in_units(bytes_of(tree))} needed, {in_units(free_bytes(directory))} free): "
       "make room or choose another workdir"
     ) from error
 
@@ -185,6 +184,35 @@ class Checkpoints:
       is_step = _STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
       if is_step and (path / MANIFEST).is_file():
         yield path
+
+  def require_room(self, state: PyTree) -> str:
+    """Compares the free space with what the checkpoints of a run will take.
+
+    Args:
+      state: arrays or their shapes.
+
+    Returns:
+      A warning if not all that are kept will find room, "" otherwise.
+
+    Raises:
+      StorageError: if there is no room for two, of which one is always intact.
+    """
+    size = bytes_of(state)
+    free = free_bytes(self._directory)
+    saved = len(list(self._committed()))
+    if free < max(1, 2 - saved) * size:
+      raise StorageError(
+        f"{self._directory}: no room for two checkpoints of {in_units(size)}, "
+        f"{in_units(free)} free: make room or choose another with --workdir"
+      )
+    # While one is saved, all that are kept are still there.
+    wanted = max(1, self._keep + 1 - saved) * size
+    if free < wanted:
+      return (
+        f"warning: keep_checkpoints={self._keep} will take {in_units(wanted)} more, "
+        f"{in_units(free)} free: lower it or make room"
+      )
+    return ""
 
   def save(self, state: PyTree, step: int, **extra: Any) -> Path:
     """Commits the state of `step`, then deletes the oldest ones beyond `keep`.

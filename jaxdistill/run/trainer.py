@@ -20,7 +20,7 @@ from jaxdistill.engine.dispatch import (
   make_dispatch,
 )
 from jaxdistill.engine.evaluate import Row, compile_eval, evaluate
-from jaxdistill.errors import DivergedError, Preempted
+from jaxdistill.errors import DivergedError, Preempted, foreign
 from jaxdistill.run import member
 from jaxdistill.run.build import Experiment, build
 from jaxdistill.run.checkpoint import Checkpoints, remove_partial
@@ -29,6 +29,7 @@ from jaxdistill.run.console import Console
 from jaxdistill.run.history import History, Window
 from jaxdistill.run.logs import MetricLog
 from jaxdistill.run.manifest import write_json
+from jaxdistill.run.room import shortage_explained
 from jaxdistill.run.workdir import bind_config, locked
 
 
@@ -68,10 +69,14 @@ def train(
   clock, periods = experiment.clock, experiment.periods
   path = Path(workdir)
   with contextlib.ExitStack() as stack:
-    stack.enter_context(locked(path))
+    require_in_place = stack.enter_context(locked(path))
+    stack.enter_context(shortage_explained(config, experiment.state))
     digests = bind_config(path, config)
     remove_partial(path / "checkpoints", *(path / "members").glob("*"))
     checkpoints = Checkpoints(path / "checkpoints", config.keep_checkpoints)
+    warning = checkpoints.require_room(experiment.state)
+    if warning:
+      console.say(warning)
     state, history = _start(experiment, checkpoints, digests, console)
     log = stack.enter_context(contextlib.closing(MetricLog(path, history.step)))
 
@@ -94,6 +99,7 @@ def train(
 
         epoch = history.step / clock.steps_per_epoch
         if logging:
+          require_in_place()
           runner.collect(window)
           history.add_training(window)
           values = window.values(experiment.members)
@@ -226,7 +232,9 @@ class _Runner:
     with console.timed(f"Compiling the train step ({self._describe(count)})"):
       train = self._splits["train"]
       order = self._epoch_order(state, 0)
-      self._dispatch = dispatch.lower(state, *train, order).compile()
+      with foreign("the train step cannot be made"):
+        lowered = dispatch.lower(state, *train, order)
+      self._dispatch = lowered.compile()
     self.steps_per_dispatch = count
     self.restart_clock()
 
