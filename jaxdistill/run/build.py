@@ -3,7 +3,8 @@
 Everything that can be refused is refused here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -121,7 +122,8 @@ def build(config: ConfigDict) -> Experiment:
   )
   perturb = _make_perturb(config.perturb, num_members)
 
-  dataset = _component("data", "data", config.data)
+  with _readable("data"):
+    dataset = _component("data", "data", config.data)
   dataset = hold_out(dataset, config.holdout, config.seed)
   _require_splits(config, method, dataset)
   clock = _make_clock(config, len(dataset.train.label))
@@ -188,6 +190,20 @@ def _component(section_name: str, kind: str, section: ConfigDict) -> Any:
   name = keywords.pop("name")
   with naming(section_name):
     return registry.resolve(kind, name, **keywords)
+
+
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+  """Tells in one line of a file that cannot be read.
+
+  Raises:
+    DataError: in place of the system's error.
+  """
+  try:
+    yield
+  except OSError as error:
+    where = error.filename or "a file"
+    raise DataError(f"{what}: {where} cannot be read: {reason(error)}") from error
 
 
 def _round_up(number: int, divisor: int) -> int:
@@ -365,10 +381,8 @@ def _read_initial_weights(
     weights = {}
     for path in dict.fromkeys(paths):
       with naming(f"cohort.{spec.name}"):
-        try:
+        with _readable(path):
           weights[path] = pretrained.load(path, one_member, num_classes)
-        except OSError as error:
-          raise DataError(f"{path}: {reason(error)}") from error
       notes.append(weights[path].describe(spec.name, path, num_classes))
     # One file serves every member of the group.
     if len(paths) == 1:

@@ -5,6 +5,7 @@ checkpoint. Here a checkpoint is committed by its manifest, and used only if int
 """
 
 from collections.abc import Container, Iterator
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -57,6 +58,18 @@ def _tree_spec(tree: PyTree) -> dict[str, str]:
   return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
 
 
+@contextlib.contextmanager
+def _logged_nowhere() -> Iterator[None]:
+  """Silences the tracebacks that orbax's threads log of an error they also raise."""
+  logger = logging.getLogger("absl")
+  before = logger.disabled
+  logger.disabled = True
+  try:
+    yield
+  finally:
+    logger.disabled = before
+
+
 def save(directory: Path, tree: PyTree, **extra: Any) -> None:
   """Writes a pytree of arrays and commits it by its manifest.
 
@@ -74,7 +87,7 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
   try:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _logged_nowhere(), ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(partial / _DATA, tree)
     manifest.commit(partial, _tree_spec(tree), extra)
     if directory.exists():
