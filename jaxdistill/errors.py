@@ -208,9 +208,11 @@ def _known(error: Exception) -> JaxdistillError | None:
   return None
 
 
-def reason(error: OSError) -> str:
+def reason(error: Exception) -> str:
   """Returns why something could not be read or written."""
-  return error.strerror or describe(error)
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  return describe(error)
 
 
 def _abandon_full_output() -> None:

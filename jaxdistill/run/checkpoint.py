@@ -6,6 +6,7 @@ checkpoint. Here a checkpoint is committed by its manifest, and used only if int
 
 from collections.abc import Container, Iterator
 import contextlib
+import errno
 import logging
 import os
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdistill.core.types import PyTree
-from jaxdistill.errors import CheckpointError, StorageError, describe
+from jaxdistill.errors import CheckpointError, StorageError, reason
 from jaxdistill.run import manifest
 from jaxdistill.run.manifest import MANIFEST, Damaged
 from jaxdistill.run.room import bytes_of, free_bytes, in_units
@@ -86,6 +87,9 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
   tree = _raw_keys(tree)
   try:
     shutil.rmtree(partial, ignore_errors=True)
+    # Before orbax finds out, whose threads then print tracebacks of their own.
+    if free_bytes(directory) < bytes_of(tree):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     partial.mkdir(parents=True)
     with _logged_nowhere(), ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(partial / _DATA, tree)
@@ -96,7 +100,7 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
   except (OSError, ValueError) as error:
     shutil.rmtree(partial, ignore_errors=True)
     raise StorageError(
-      f"cannot write checkpoint {directory}: {describe(error)} "
+      f"cannot write checkpoint {directory}: {reason(error)} "
       f"({in_units(bytes_of(tree))} needed, {in_units(free_bytes(directory))} free): "
       "make room or choose another workdir"
     ) from error

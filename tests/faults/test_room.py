@@ -189,16 +189,16 @@ def disk(tmp_path):
 def assert_refused(result, message, strict=True):
   """Exit code 4, and one line of error.
 
-  Where a save fails, several threads of tensorstore may print that they come too late:
-  then nothing is said of other lines.
+  Where a write fails inside a save, several threads of tensorstore may print that they
+  come too late, in the middle of our line as well: then nothing is said of the others.
   """
   code, said = result
   prefix = "jaxdistill: error: "
-  [line] = [line for line in said.splitlines() if line.startswith(prefix)]
+  [line] = [line for line in said.splitlines() if prefix in line]
   assert code == 4, said
   assert message in line, said
-  assert len(line) <= len(prefix) + 300
   if strict:
+    assert line.startswith(prefix) and len(line) <= len(prefix) + 300
     assert "Traceback" not in said and "Exception ignored" not in said
 
 
@@ -238,7 +238,8 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path, disk):
   finally:
     process.kill()
   result = (process.returncode, said)
-  assert_refused(result, "No space left on device", strict=False)
+  # What orbax says of it is cut in the middle.
+  assert_refused(result, "on device")
   newest_is_intact(place / "run" / "checkpoints")
 
 
