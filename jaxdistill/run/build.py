@@ -201,6 +201,8 @@ def _readable(what: str) -> Iterator[None]:
   """
   try:
     yield
+  except UnicodeEncodeError as error:
+    raise DataError(f"{what}: no file can have this name: {reason(error)}") from error
   except OSError as error:
     where = error.filename or "a file"
     raise DataError(f"{what}: {where} cannot be read: {reason(error)}") from error

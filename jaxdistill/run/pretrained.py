@@ -151,7 +151,7 @@ def _without_wrappers(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   return kept
 
 
-def _listed(names: Sequence[str], most: int = 12) -> str:
+def _listed(names: Sequence[str], most: int = 3) -> str:
   """Joins names for a line, the first `most` of them."""
   shown = ", ".join(names[:most])
   if len(names) > most:
