@@ -27,6 +27,7 @@ from jaxdistill.run.room import bytes_of, free_bytes, in_units
 
 _DATA = "data"
 _PARTIAL = ".partial"
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 _STEP = re.compile(r"\d{9}")
 _log = logging.getLogger(__name__)
 
@@ -57,6 +58,14 @@ def _tree_spec(tree: PyTree) -> dict[str, str]:
   """Returns path -> dtype and shape of every leaf."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+
+
+def _why(error: Exception) -> str:
+  """Returns why a save failed; of tensorstore's long text, the system's error."""
+  found = _SYSTEM_ERROR.search(str(error))
+  if found:
+    return os.strerror(int(found[1]))
+  return reason(error)
 
 
 @contextlib.contextmanager
@@ -100,7 +109,7 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
   except (OSError, ValueError) as error:
     shutil.rmtree(partial, ignore_errors=True)
     raise StorageError(
-      f"cannot write checkpoint {directory}: {reason(error)} "
+      f"cannot write checkpoint {directory}: {_why(error)} "
       f"({in_units(bytes_of(tree))} needed, {in_units(free_bytes(directory))} free): "
       "make room or choose another workdir"
     ) from error
