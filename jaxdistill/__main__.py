@@ -71,21 +71,23 @@ def usage() -> str:
   return "\n".join(lines)
 
 
-def main(argv: list[str]) -> int:
-  """Runs a command; returns the exit code."""
+def _run(argv: list[str]) -> int:
+  """Runs the command that is named; returns its exit code."""
   if not argv or argv[0] in ("-h", "--help"):
     print(usage())
     return 0
   name, *rest = argv
-  if name in COMMANDS:
-    return COMMANDS[name].main(rest)
-
-  def refuse():
+  if name not in COMMANDS:
     raise ConfigError(
       f"command line: there is no command {name!r}{nearest(name, COMMANDS)}"
     )
+  return COMMANDS[name].main(rest)
 
-  return run_command(refuse)
+
+def main(argv: list[str]) -> int:
+  """Runs a command; returns the exit code."""
+  # What a command imports, it imports in here: that can be interrupted as well.
+  return run_command(lambda: _run(argv))
 
 
 def script() -> int:

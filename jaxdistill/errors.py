@@ -2,13 +2,33 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import os
 import sys
+import traceback
+
+LONGEST = 300
+"""Characters that a message has at most."""
+
+# Of a path or a value, in a message that is too long; and of what others say.
+_LONGEST_WORD = 60
+_LONGEST_DETAIL = 100
+
+# What a shell reports of a command that Ctrl-C, or a reader that went away, has ended.
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
 
 
 class JaxdistillError(Exception):
-  """Base of the errors a user can act on; the text says what, where and what to do."""
+  """Base of the errors a user can act on; the text says what, where and what to do.
+
+  It is one printable line of at most `LONGEST` characters, whatever it is made from.
+  """
 
   exit_code = 1
+
+  def __init__(self, text: str):
+    """Takes the message; what is too long in it is cut in the middle."""
+    super().__init__(_fit(_one_line(text)))
 
 
 class ConfigError(JaxdistillError, ValueError):
@@ -35,6 +55,12 @@ class StorageError(JaxdistillError):
   exit_code = 4
 
 
+class OutOfMemoryError(JaxdistillError):
+  """The device or the host has not the memory that the run needs."""
+
+  exit_code = 4
+
+
 class DivergedError(JaxdistillError):
   """No member of the cohort has a finite loss any more."""
 
@@ -53,33 +79,158 @@ class Preempted(JaxdistillError):
   exit_code = 75
 
 
+def _one_line(text: str) -> str:
+  """Returns a text in one line, with escapes for what cannot be printed."""
+  characters = []
+  for character in " ".join(text.split()):
+    if not character.isprintable():
+      character = character.encode("unicode_escape").decode()
+    characters.append(character)
+  return "".join(characters)
+
+
+def _fit(text: str) -> str:
+  """Returns a line of at most `LONGEST` characters."""
+  if len(text) <= LONGEST:
+    return text
+  # Paths and values first, so that the sentence around them can still be read.
+  words = [cut(word, _LONGEST_WORD) for word in text.split(" ")]
+  return cut(" ".join(words), LONGEST)
+
+
+def cut(text: str, length: int) -> str:
+  """Returns a text without its middle where it is longer than `length` characters."""
+  if len(text) <= length:
+    return text
+  dots = "..."
+  tail = (length - len(dots)) // 3
+  head = length - len(dots) - tail
+  return text[:head] + dots + text[-tail:]
+
+
+def describe(error: BaseException) -> str:
+  """Returns what an error from elsewhere says: its kind and its first line."""
+  kind = type(error).__name__
+  lines = str(error).strip().splitlines()
+  if not lines:
+    return kind
+  return f"{kind}: {cut(lines[0], _LONGEST_DETAIL)}"
+
+
+@contextlib.contextmanager
+def foreign(what: str, path: str = "") -> Iterator[None]:
+  """Turns every error of code from elsewhere into one line.
+
+  Args:
+    what: whose code it is, for the error.
+    path: file of that code, if its line is to be told.
+
+  Raises:
+    ConfigError: in place of what was raised inside; errors of this package pass.
+  """
+  try:
+    yield
+  except JaxdistillError:
+    raise
+  except (Exception, SystemExit) as error:
+    place = what
+    line = _line_in(error, path)
+    if line:
+      place = f"{what}, line {line}"
+    raise ConfigError(f"{place}: {describe(error)}: --debug shows where") from error
+
+
+def _line_in(error: BaseException, path: str) -> int | None:
+  """Returns the line of a file that an error came from, None if from another."""
+  path = os.path.abspath(path)
+  if isinstance(error, SyntaxError) and error.filename == path:
+    return error.lineno
+  found = None
+  for frame, line in traceback.walk_tb(error.__traceback__):
+    if frame.f_code.co_filename == path:
+      found = line
+  return found
+
+
+# Commands.
+
+
 def _never() -> bool:
   return False
 
 
-def run_command(command: Callable[[], None], debug: Callable[[], bool] = _never) -> int:
+def run_command(
+  command: Callable[[], int | None], debug: Callable[[], bool] = _never
+) -> int:
   """Runs a command; prints every known error as one line on stderr.
 
   Args:
-    command: what to run.
+    command: what to run; what it returns is the exit code, None is 0.
     debug: whether to let the error through with its traceback; called when there is
       one.
 
   Returns:
-    The exit code: 0, or the error's.
+    The exit code: the command's, or the error's.
   """
   try:
-    command()
-  except JaxdistillError as error:
-    if debug():
+    code = command() or 0
+    # Here, where it is told if that cannot be done; at the exit it could not.
+    sys.stdout.flush()
+    return code
+  except BrokenPipeError:
+    # Whoever read the output has seen enough: `... | head`.
+    _abandon_output()
+    return _BROKEN_PIPE
+  except KeyboardInterrupt:
+    print("jaxdistill: stopped: interrupted", file=sys.stderr)
+    return _INTERRUPTED
+  except Exception as error:
+    known = _known(error)
+    if known is None or debug():
       raise
     kind = "error"
-    if isinstance(error, Preempted):
+    if isinstance(known, Preempted):
       kind = "stopped"
-    one_line = " ".join(str(error).split())
-    print(f"jaxdistill: {kind}: {one_line}", file=sys.stderr)
-    return error.exit_code
-  return 0
+    print(f"jaxdistill: {kind}: {known}", file=sys.stderr)
+    return known.exit_code
+
+
+def _known(error: Exception) -> JaxdistillError | None:
+  """Returns the error that a user can act on; None for one of the program."""
+  if isinstance(error, JaxdistillError):
+    return error
+  if isinstance(error, OSError):
+    _abandon_full_output()
+    where = error.filename or "input or output"
+    return StorageError(f"{where}: {reason(error)}")
+  if isinstance(error, MemoryError):
+    return OutOfMemoryError("the host is out of memory: run with less, or elsewhere")
+  return None
+
+
+def reason(error: Exception) -> str:
+  """Returns why something could not be read or written."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  return describe(error)
+
+
+def _abandon_full_output() -> None:
+  """Gives up what is still to be printed, where it cannot be."""
+  try:
+    sys.stdout.flush()
+  except OSError:
+    _abandon_output()
+
+
+def _abandon_output() -> None:
+  """Sends what is still to be printed nowhere."""
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, sys.stdout.fileno())
+  os.close(nowhere)
+
+
+# Checks.
 
 
 @contextlib.contextmanager

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 from jaxdistill.errors import ConfigError
 
+# As many as the counter of steps can count.
+MOST_STEPS = 2**31 - 1
+
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)\s*")
 
 
@@ -50,4 +53,6 @@ class Clock(NamedTuple):
       steps = number * self.steps_per_epoch
     else:
       steps = number
+    if steps > MOST_STEPS:
+      raise ConfigError(f"{name} is {value!r}: the most are {MOST_STEPS} steps")
     return max(1, round(steps))

@@ -8,8 +8,7 @@ import stat
 import sys
 from typing import Any
 
-# Of what others say, in a message of ours.
-_MOST_CHARACTERS = 60
+from jaxdistill.errors import reason
 
 _KINDS = {
   stat.S_IFDIR: "a directory",
@@ -24,7 +23,7 @@ class UnusableFile(OSError):
   """A path is no file that may be read; the text says why."""
 
 
-# Files ------------------------------------------------------------------------------
+# Files.
 
 
 def expand(path: str) -> Path:
@@ -125,11 +124,5 @@ def summary(error: Exception) -> str:
   """Returns the type and the first line of a foreign error, for a one-line message."""
   if isinstance(error, UnusableFile):
     return str(error)
-  if isinstance(error, OSError) and error.strerror:
-    # Its text has the path, which the message names anyway.
-    return error.strerror
-  kind = type(error).__name__
-  lines = str(error).strip().splitlines()
-  if not lines:
-    return kind
-  return f"{kind}: {lines[0][:_MOST_CHARACTERS]}"
+  # The text of a system's error has the path, which the message names anyway.
+  return reason(error)

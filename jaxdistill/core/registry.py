@@ -8,6 +8,7 @@ can be imported. Its keyword-only arguments are the keys of its section in a con
 """
 
 from collections.abc import Callable, Iterable
+import contextlib
 import difflib
 import functools
 import importlib
@@ -18,7 +19,7 @@ import pkgutil
 import typing
 from typing import Any, NamedTuple
 
-from jaxdistill.errors import ConfigError
+from jaxdistill.errors import ConfigError, foreign
 
 
 class Kind(NamedTuple):
@@ -176,10 +177,8 @@ def find(kind: str, name: str) -> Callable:
   """
   noun = KINDS[kind].noun
   if ":" in name:
-    try:
+    with foreign(f"{noun} {name!r} cannot be imported"):
       factory = _import_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-      raise ConfigError(f"{noun} {name!r} cannot be imported: {error}") from error
     if not inspect.isfunction(factory) and not inspect.isclass(factory):
       raise ConfigError(f"{noun} {name!r} is {type(factory).__name__}, not a function")
     return factory
@@ -192,7 +191,7 @@ def load_file(path: str) -> Any:
   """Imports the Python file at `path` as a module of its own.
 
   Raises:
-    ConfigError: if there is no such file.
+    ConfigError: if there is no such file, or running it raises an error, with its line.
   """
   if not os.path.isfile(path):
     raise ConfigError(f"there is no config file {path!r}")
@@ -201,7 +200,8 @@ def load_file(path: str) -> Any:
   if spec is None or spec.loader is None:
     raise ConfigError(f"config file {path!r} is not a Python file")
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  with foreign(f"config file {path!r}", path):
+    spec.loader.exec_module(module)
   return module
 
 
@@ -211,7 +211,14 @@ def keywords(kind: str, name: str) -> dict[str, inspect.Parameter]:
   They are its keys in a config.
   """
   own = {}
-  for key, parameter in inspect.signature(find(kind, name)).parameters.items():
+  factory = find(kind, name)
+  try:
+    signature = inspect.signature(factory)
+  except ValueError as error:
+    raise ConfigError(
+      f"{KINDS[kind].noun} {name!r} does not tell its arguments: write it in Python"
+    ) from error
+  for key, parameter in signature.parameters.items():
     keyword_only = parameter.kind is parameter.KEYWORD_ONLY
     if keyword_only and key not in KINDS[kind].given:
       own[key] = parameter
@@ -223,7 +230,7 @@ def defaults(kind: str, name: str) -> dict[str, Any]:
   return {key: parameter.default for key, parameter in keywords(kind, name).items()}
 
 
-def bind(kind: str, name: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
+def bind(kind: str, name: str, /, *args: Any, **kwargs: Any) -> Callable[[], Any]:
   """Returns the factory `name` of `kind` with its arguments, still to be called.
 
   Args:
@@ -278,7 +285,7 @@ def require_kind(kind: str, name: str, made: Any) -> None:
     )
 
 
-def resolve(kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
+def resolve(kind: str, name: str, /, *args: Any, **kwargs: Any) -> Any:
   """Builds the component `name` of `kind`.
 
   Args:
@@ -290,6 +297,10 @@ def resolve(kind: str, name: str, *args: Any, **kwargs: Any) -> Any:
   Raises:
     ConfigError: as `bind` does, or if what the factory returns is of another kind.
   """
-  made = bind(kind, name, *args, **kwargs)()
+  make = bind(kind, name, *args, **kwargs)
+  with contextlib.ExitStack() as stack:
+    if ":" in name:
+      stack.enter_context(foreign(f"{KINDS[kind].noun} {name!r} cannot be made"))
+    made = make()
   require_kind(kind, name, made)
   return made

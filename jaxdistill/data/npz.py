@@ -7,6 +7,8 @@ from jaxdistill.data import Dataset, checked
 from jaxdistill.data._npz import read_class_names, read_split
 from jaxdistill.errors import DataError, require
 
+_MOST_CLASSES = 2**24
+
 
 def npz(*, path: str = "", test_path: str = "", num_classes: int = 0) -> Dataset:
   """Returns a data set of arrays written by `np.savez` or `np.savez_compressed`.
@@ -27,7 +29,10 @@ def npz(*, path: str = "", test_path: str = "", num_classes: int = 0) -> Dataset
     DataError: if a file is missing, damaged or inconsistent.
   """
   require(bool(path), "path must name an npz file, with images_train and labels_train")
-  require(num_classes >= 0, f"num_classes must be at least 0, got {num_classes}")
+  require(
+    0 <= num_classes <= _MOST_CLASSES,
+    f"num_classes must lie in 0..{_MOST_CLASSES}, got {num_classes}",
+  )
 
   train_file = expand(path)
   test_file = train_file

@@ -10,6 +10,9 @@ import numpy as np
 from jaxdistill import errors
 from jaxdistill.core.types import Augment
 
+# More than the side of any image that is trained on.
+_MOST_PIXELS = 4096
+
 Channels = Sequence[float] | np.ndarray | jax.Array
 """A statistic of each channel, in [0, 1].
 
@@ -100,12 +103,14 @@ def pad_crop_flip(
       with Cutout. arXiv:1708.04552, 2017, for the square.
   """
   errors.require(
-    isinstance(padding, int) and padding >= 0,
-    f"augment.padding must be an integer of at least 0, got {padding}",
+    isinstance(padding, int) and 0 <= padding <= _MOST_PIXELS,
+    f"augment.padding must be an integer of at least 0 and at most {_MOST_PIXELS}, "
+    f"got {padding}",
   )
   errors.require(
-    isinstance(cutout, int) and cutout >= 0,
-    f"augment.cutout must be an integer of at least 0, got {cutout}",
+    isinstance(cutout, int) and 0 <= cutout <= _MOST_PIXELS,
+    f"augment.cutout must be an integer of at least 0 and at most {_MOST_PIXELS}, "
+    f"got {cutout}",
   )
   errors.require_choice(**{"augment.mode": (mode, ("constant", "reflect"))})
 

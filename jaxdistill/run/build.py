@@ -3,7 +3,8 @@
 Everything that can be refused is refused here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 import optax
 
 from jaxdistill.core import registry
-from jaxdistill.core.durations import Clock
+from jaxdistill.core.durations import MOST_STEPS, Clock
 from jaxdistill.core.method import GroupSpec, Method
 from jaxdistill.core.types import Batch, MakeViews, Perturb, TrainState, TrainStep
 from jaxdistill.data import Dataset, Split, hold_out
@@ -24,12 +25,12 @@ from jaxdistill.engine.evaluate import make_eval_step
 from jaxdistill.engine.modules import Optimizers, owner_group
 from jaxdistill.engine.survey import Surveyor
 from jaxdistill.engine.train_step import init_state, make_train_step
-from jaxdistill.errors import ConfigError, naming, require
+from jaxdistill.errors import ConfigError, DataError, foreign, naming, reason, require
 from jaxdistill.inputs.augment import Channels, Normalization, pad_crop_flip
 from jaxdistill.inputs.perturb.pool import make_perturb
 from jaxdistill.inputs.views import make_views
 from jaxdistill.optim import make_optimizer, make_schedule, parameter_names
-from jaxdistill.run import normalization, pretrained
+from jaxdistill.run import normalization, pretrained, room
 from jaxdistill.run.config import ConfigDict, check_config, network_keys
 from jaxdistill.run.divergence import Watch
 from jaxdistill.run.pretrained import InitialWeights
@@ -39,6 +40,9 @@ from jaxdistill.run.sections import group_optimizer, operation, peak_rate
 # step costs far more than the dispatch it saves; on accelerators the dispatch is what a
 # small network waits for. See benchmarks/step.py.
 MAX_STEPS_PER_DISPATCH = {"cpu": 1, "gpu": 100, "tpu": 100}
+
+# More is a slip of the fingers; it would take hours to find that out.
+MOST_MEMBERS = 4096
 
 # With the convolution that carries its own batching rule, vmap is as fast as unrolling
 # on a CPU and compiles faster; not measured elsewhere.
@@ -103,6 +107,13 @@ class Experiment:
   """Most steps of one call of the device."""
 
   @property
+  def saved_state(self) -> TrainState:
+    """What a checkpoint holds of the state: its shapes, dtypes and shardings."""
+    if not self.watch.restarts:
+      return self.state
+    return dataclasses.replace(self.state, intact=self.state.cohort)
+
+  @property
   def members(self) -> tuple[str, ...]:
     """Names of all members."""
     return member_names(self.specs)
@@ -124,6 +135,11 @@ def build(config: ConfigDict, dataset: Dataset | None = None) -> Experiment:
   method = _component("method", "methods", config.method)
   num_members = sum(group.members for group in config.cohort.values())
   require(
+    num_members <= MOST_MEMBERS,
+    f"the cohort has {num_members} members, the most are {MOST_MEMBERS}: lower "
+    "cohort.<group>.members",
+  )
+  require(
     num_members >= method.min_members,
     f"method {config.method.name} needs at least {method.min_members} members, the "
     f"cohort has {num_members}: raise cohort.<group>.members",
@@ -131,7 +147,8 @@ def build(config: ConfigDict, dataset: Dataset | None = None) -> Experiment:
   perturb = _make_perturb(config.perturb, num_members)
 
   if dataset is None:
-    read = _component("data", "data", config.data)
+    with _readable("data"):
+      read = _component("data", "data", config.data)
     dataset = hold_out(read, config.holdout, config.seed)
   _require_splits(config, method, dataset)
   select_on = _select_on(config, dataset)
@@ -150,7 +167,9 @@ def build(config: ConfigDict, dataset: Dataset | None = None) -> Experiment:
     num_examples=len(dataset.train.label),
     clock=clock,
   )
-  state = jax.eval_shape(init)
+  with foreign("the cohort's networks and the method's state cannot be made"):
+    state = jax.eval_shape(init)
+  room.require_fits(state)
   weights, notes = _read_initial_weights(config, specs, state, dataset.num_classes)
   initial = {name: pretrained.stack(members) for name, members in weights.items()}
   normalizations, further_notes = normalization.of_members(
@@ -214,6 +233,22 @@ def _component(section_name: str, kind: str, section: ConfigDict) -> Any:
     return registry.resolve(kind, name, **keywords)
 
 
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+  """Tells in one line of a file that cannot be read.
+
+  Raises:
+    DataError: in place of the system's error.
+  """
+  try:
+    yield
+  except UnicodeEncodeError as error:
+    raise DataError(f"{what}: no file can have this name: {reason(error)}") from error
+  except OSError as error:
+    where = error.filename or "a file"
+    raise DataError(f"{what}: {where} cannot be read: {reason(error)}") from error
+
+
 def _round_up(number: int, divisor: int) -> int:
   return -(-number // divisor) * divisor
 
@@ -261,7 +296,14 @@ def _make_clock(config: ConfigDict, num_train: int) -> Clock:
     f"batch_size {config.batch_size} is larger than the training set of {num_train} "
     "images: make it smaller",
   )
-  total = config.steps or max(1, round(config.epochs * steps_per_epoch))
+  total = config.steps
+  if not total:
+    total = config.epochs * steps_per_epoch
+  require(
+    total <= MOST_STEPS,
+    f"the run has {total:.4g} steps, the most are {MOST_STEPS}: lower epochs or steps",
+  )
+  total = max(1, round(total))
   return Clock(steps_per_epoch=steps_per_epoch, total_steps=total)
 
 
@@ -329,7 +371,8 @@ def _make_optimizers(
   Raises:
     ConfigError: for keys out of range.
   """
-  make_optimizer(_optimizer_keys(config, config.optimizer, {}), clock)
+  with foreign("optimizer"):
+    make_optimizer(_optimizer_keys(config, config.optimizer, {}), clock)
 
   def optimizer(owner: str) -> optax.GradientTransformation:
     section = config.optimizer
@@ -339,9 +382,11 @@ def _make_optimizers(
       section = group_optimizer(config.optimizer, own_keys)
 
     def recipe(**differing: Any) -> optax.GradientTransformation:
-      return make_optimizer(_optimizer_keys(config, section, differing), clock)
+      with foreign("optimizer"):
+        return make_optimizer(_optimizer_keys(config, section, differing), clock)
 
-    return method.tx(owner, recipe)
+    with foreign(f"method {config.method.name}"):
+      return method.tx(owner, recipe)
 
   return optimizer
 
@@ -384,7 +429,7 @@ def _make_specs(
   specs = []
   for name, group in config.cohort.items():
     keys = _optimizer_keys(config, config.optimizer, group.optimizer)
-    with naming(f"cohort.{name}", separator="."):
+    with naming(f"cohort.{name}", separator="."), foreign("optimizer"):
       tx = make_optimizer(keys, clock)
       schedule = make_schedule(keys, clock)
     with naming(f"cohort.{name}"):
@@ -453,12 +498,13 @@ def _read_initial_weights(
     weights = {}
     for path in dict.fromkeys(paths):
       with naming(f"cohort.{spec.name}"):
-        weights[path] = pretrained.load(
-          path,
-          one_member,
-          num_classes,
-          class_position=getattr(spec.model, "class_position", None),
-        )
+        with _readable(path):
+          weights[path] = pretrained.load(
+            path,
+            one_member,
+            num_classes,
+            class_position=getattr(spec.model, "class_position", None),
+          )
       notes.append(weights[path].describe(spec.name, path, num_classes))
     # One file serves every member of the group.
     if len(paths) == 1:

@@ -5,6 +5,8 @@ checkpoint. Here a checkpoint is committed by its manifest, and used only if int
 """
 
 from collections.abc import Container, Iterator
+import contextlib
+import errno
 import logging
 import os
 from pathlib import Path
@@ -18,12 +20,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxdistill.core.types import PyTree
-from jaxdistill.errors import CheckpointError, StorageError
+from jaxdistill.errors import CheckpointError, StorageError, reason
 from jaxdistill.run import manifest
 from jaxdistill.run.manifest import MANIFEST, Damaged
+from jaxdistill.run.room import bytes_of, free_bytes, in_units
 
 _DATA = "data"
 _PARTIAL = ".partial"
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 _STEP = re.compile(r"\d{9}")
 _log = logging.getLogger(__name__)
 
@@ -56,6 +60,26 @@ def _tree_spec(tree: PyTree) -> dict[str, str]:
   return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
 
 
+def _why(error: Exception) -> str:
+  """Returns why a save failed; of tensorstore's long text, the system's error."""
+  found = _SYSTEM_ERROR.search(str(error))
+  if found:
+    return os.strerror(int(found[1]))
+  return reason(error)
+
+
+@contextlib.contextmanager
+def _logged_nowhere() -> Iterator[None]:
+  """Silences the tracebacks that orbax's threads log of an error they also raise."""
+  logger = logging.getLogger("absl")
+  before = logger.disabled
+  logger.disabled = True
+  try:
+    yield
+  finally:
+    logger.disabled = before
+
+
 def save(directory: Path, tree: PyTree, **extra: Any) -> None:
   """Writes a pytree of arrays and commits it by its manifest.
 
@@ -72,8 +96,11 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
   tree = _raw_keys(tree)
   try:
     shutil.rmtree(partial, ignore_errors=True)
+    # Before orbax finds out, whose threads then print tracebacks of their own.
+    if free_bytes(directory) < bytes_of(tree):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     partial.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _logged_nowhere(), ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(partial / _DATA, tree)
     manifest.commit(partial, _tree_spec(tree), extra)
     if directory.exists():
@@ -81,11 +108,9 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
     os.replace(partial, directory)
   except (OSError, ValueError) as error:
     shutil.rmtree(partial, ignore_errors=True)
-    existing = next(path for path in partial.parents if path.exists())
-    free = shutil.disk_usage(existing).free
-    reason = str(error).splitlines()[0]
     raise StorageError(
-      f"cannot write checkpoint {directory}: {reason} ({free / 2**20:.0f} MiB free): "
+      f"cannot write checkpoint {directory}: {_why(error)} "
+      f"({in_units(bytes_of(tree))} needed, {in_units(free_bytes(directory))} free): "
       "make room or choose another workdir"
     ) from error
 
@@ -189,6 +214,35 @@ class Checkpoints:
   def exist(self) -> bool:
     """Tells whether there is a committed checkpoint, intact or not."""
     return any(True for _ in self._committed())
+
+  def require_room(self, state: PyTree) -> str:
+    """Compares the free space with what the checkpoints of a run will take.
+
+    Args:
+      state: arrays or their shapes.
+
+    Returns:
+      A warning if not all that are kept will find room, "" otherwise.
+
+    Raises:
+      StorageError: if there is no room for two, of which one is always intact.
+    """
+    size = bytes_of(state)
+    free = free_bytes(self._directory)
+    saved = len(list(self._committed()))
+    if free < max(1, 2 - saved) * size:
+      raise StorageError(
+        f"{self._directory}: no room for two checkpoints of {in_units(size)}, "
+        f"{in_units(free)} free: make room or choose another with --workdir"
+      )
+    # While one is saved, all that are kept are still there.
+    wanted = max(1, self._keep + 1 - saved) * size
+    if free < wanted:
+      return (
+        f"warning: keep_checkpoints={self._keep} will take {in_units(wanted)} more, "
+        f"{in_units(free)} free: lower it or make room"
+      )
+    return ""
 
   def save(self, state: PyTree, step: int, **extra: Any) -> Path:
     """Commits the state of `step`, then deletes the oldest ones beyond `keep`.

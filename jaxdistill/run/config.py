@@ -11,7 +11,7 @@ import json
 from typing import Any, NamedTuple
 
 from jaxdistill.core import registry
-from jaxdistill.errors import ConfigError, naming, require
+from jaxdistill.errors import ConfigError, foreign, naming, require
 from jaxdistill.run.config_files import find_config
 from jaxdistill.run.keys import (
   REQUIRED,
@@ -153,6 +153,9 @@ KEYS = (
 )
 """The keys that every config has, beside its sections of components."""
 
+# Integers of a device have 32 bits.
+_LARGEST_COUNT = 2**31 - 1
+
 HARMLESS = (
   "log_every",
   "checkpoint_every",
@@ -217,26 +220,30 @@ def _call_get_config(file: str, argument: str | None) -> ConfigDict:
 
   Raises:
     ConfigError: if the file has no such function, or that takes no argument or needs
-      one.
+      one, raises an error or returns something else.
   """
   module = registry.load_file(file)
   where = f"config file {file!r}"
   require(hasattr(module, "get_config"), f"{where} has no get_config()")
-  parameters = inspect.signature(module.get_config).parameters
+  function = module.get_config
+  require(inspect.isfunction(function), f"{where}: get_config is not a function")
+  parameters = inspect.signature(function).parameters
   given = []
   if argument is not None:
     require(bool(parameters), f"{where} takes no argument, got {argument!r}")
     given = [argument]
   try:
-    inspect.signature(module.get_config).bind(*given)
+    inspect.signature(function).bind(*given)
   except TypeError as error:
     raise ConfigError(f"{where}: {error}: write {file}:ARGUMENT") from error
-  with naming(where):
-    config = module.get_config(*given)
+  with foreign(where, file), naming(where):
+    config = function(*given)
   require(
     isinstance(config, ConfigDict),
     f"{where}: get_config returned {type(config).__name__}, not a config",
   )
+  with foreign(f"{where}: what get_config returned cannot be read"):
+    flatten(config)
   return config
 
 
@@ -251,9 +258,10 @@ def check_config(config: ConfigDict) -> None:
   Raises:
     ConfigError: one line with everything that is wrong.
   """
-  known = _known(config)
-  values = flatten(config)
-  renamed = renamed_sections(config, known, values.keys())
+  with foreign("the config cannot be read"):
+    known = _known(config)
+    values = flatten(config)
+    renamed = renamed_sections(config, known, values.keys())
   problems = list(renamed.values())
   for name, value in values.items():
     if _parent(name) in renamed:
@@ -301,7 +309,14 @@ def _out_of_range(known: Mapping[str, Key], values: Mapping[str, Any]) -> list[s
     allowed = known[name].allowed
     if not allowed.check(value):
       problems.append(f"{name} must be {allowed.text}, got {value!r}")
+    elif type(value) is int and value > _LARGEST_COUNT and not _is_of_data(name):
+      problems.append(f"{name} must be at most {_LARGEST_COUNT}, got {value}")
   return problems
+
+
+def _is_of_data(name: str) -> bool:
+  """Whether a key is the data set's, which are read on the host only."""
+  return name.startswith("data.")
 
 
 # What two runs have in common.

@@ -50,12 +50,21 @@ def with_model(name: str, model: str) -> str:
   return f"{name} ({model})"
 
 
+class _Terminal(RichConsole):
+  """What Rich prints to."""
+
+  def on_broken_pipe(self) -> None:
+    """Lets the command's end be that of every command whose reader went away."""
+    self.quiet = True
+    raise BrokenPipeError
+
+
 class Console:
   """Speaks to the person who started the run."""
 
   def __init__(self, quiet: bool = False):
     """Opens the terminal; a quiet console says nothing."""
-    self._rich = RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
+    self._rich = _Terminal(quiet=quiet, highlight=False, soft_wrap=True)
     self._progress: Progress | None = None
 
   def say(self, text: str) -> None:

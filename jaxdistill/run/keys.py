@@ -2,12 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import inspect
+import math
+import typing
 from typing import Any, NamedTuple
 
 from jaxdistill.errors import require
 
 REQUIRED = inspect.Parameter.empty
 """In the place of a default: the key has none and must be given."""
+
+# What other programs that read JSON can count, and the largest number of a device.
+_LARGEST_INTEGER = 2**63 - 1
+_LARGEST_FLOAT = 3.4e38
 
 # A value of every type that a keyword without a default may be annotated with.
 _EXAMPLES = {
@@ -99,9 +105,14 @@ class Key(NamedTuple):
   @property
   def example(self) -> Any:
     """A value of the key's type; None where any type will do."""
-    if self.default is not REQUIRED:
-      return self.default
-    return _EXAMPLES.get(type_name(self.annotation))
+    if self.default is REQUIRED:
+      return _EXAMPLES.get(type_name(self.annotation))
+    # An empty list does not tell what it is a list of.
+    if isinstance(self.default, (tuple, list)) and not self.default:
+      elements = typing.get_args(self.annotation)
+      if elements and elements[0] is str:
+        return ("",)
+    return self.default
 
 
 def type_name(annotation: Any) -> str:
@@ -153,8 +164,9 @@ def with_type(name: str, value: Any, example: Any) -> Any:
     example: a value of the right type; None where any will do.
 
   Raises:
-    ConfigError: if it is of another type.
+    ConfigError: if it is of another type, or none that a config can hold.
   """
+  _require_plain(name, value)
   if example is None:
     return value
   if isinstance(example, float) and type(value) is int:
@@ -169,3 +181,27 @@ def with_type(name: str, value: Any, example: Any) -> Any:
     f"{name} must be {wanted}, got {value!r} ({type(value).__name__})",
   )
   return value
+
+
+def _require_plain(name: str, value: Any) -> None:
+  """Raises ConfigError for a value that JSON cannot hold, or no device can count."""
+  if isinstance(value, (tuple, list)):
+    for part in value:
+      _require_plain(name, part)
+    return
+  kinds = (bool, int, float, str, type(None))
+  require(
+    type(value) in kinds,
+    f"{name} must be text, a number, a bool or a list of them, got "
+    f"{type(value).__name__}",
+  )
+  if type(value) is int:
+    require(
+      abs(value) <= _LARGEST_INTEGER,
+      f"{name} must be within 64 bits, got an integer of {value.bit_length()} bits",
+    )
+  if type(value) is float and math.isfinite(value):
+    require(
+      abs(value) <= _LARGEST_FLOAT,
+      f"{name} must be within {_LARGEST_FLOAT}, the range of float32, got {value}",
+    )

@@ -12,7 +12,9 @@ from pathlib import Path
 import time
 from typing import Any
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 
 from jaxdistill.errors import DataError
 
@@ -24,6 +26,9 @@ TIMING = ("seconds", "images_per_second")
 
 EVALUATED = ("test", "holdout")
 """Splits of the lines that an evaluation writes."""
+
+# Generated code, of which the type checker cannot know the classes.
+_Event: Any = event_pb2.__dict__["Event"]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -105,11 +110,15 @@ class MetricLog:
     self._started = started - self.seconds
     self._columns: list[str] = []
     self._board = _new_board(workdir / "tensorboard")
-    if lines:
-      self._rewrite_csv()
-    for line in lines:
-      self._write_board(line)
-    self._board.flush()
+    try:
+      if lines:
+        self._rewrite_csv()
+      for line in lines:
+        self._write_board(line)
+      self._board.flush()
+    except OSError:
+      self.close()
+      raise
 
   def write(
     self,
@@ -159,12 +168,17 @@ class MetricLog:
     """Sends one line to TensorBoard, without what is not finite."""
     for key, value in line.items():
       if key not in _POSITION and value is not None:
-        self._board.add_scalar(f"{line['split']}/{key}", value, line["step"])
+        summary = scalar(f"{line['split']}/{key}", value)
+        self._board.write_event(
+          _Event(wall_time=time.time(), step=line["step"], summary=summary)
+        )
 
   def close(self) -> None:
     """Closes the files."""
-    self._file.close()
-    self._board.close()
+    try:
+      self._file.close()
+    finally:
+      self._board.close()
 
 
 def _last_seconds(lines: list[dict[str, Any]]) -> float:
@@ -176,8 +190,13 @@ def _last_seconds(lines: list[dict[str, Any]]) -> float:
   return 0.0
 
 
-def _new_board(directory: Path) -> tensorboardX.SummaryWriter:
-  """Returns a writer of new event files, in the place of those that are there."""
+def _new_board(directory: Path) -> EventsWriter:
+  """Returns a writer of a new event file, in the place of those that are there.
+
+  It writes in this thread. That of `SummaryWriter` dies of a full disk without a word,
+  and whoever fills its queue waits for ever.
+  """
+  directory.mkdir(parents=True, exist_ok=True)
   for old in directory.glob("events.out.tfevents.*"):
     old.unlink()
-  return tensorboardX.SummaryWriter(str(directory))
+  return EventsWriter(str(directory / "events"))

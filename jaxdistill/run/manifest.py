@@ -28,12 +28,16 @@ class Damaged(Exception):
 def write_json(path: Path, value: Any) -> None:
   """Writes JSON so that a crash leaves either the old file or the new one."""
   temporary = path.with_name(path.name + ".tmp")
-  with open(temporary, "w") as file:
-    json.dump(value, file, indent=1)
-    file.write("\n")
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  try:
+    with open(temporary, "w") as file:
+      json.dump(value, file, indent=1)
+      file.write("\n")
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError:
+    temporary.unlink(missing_ok=True)
+    raise
   directory = os.open(path.parent, os.O_RDONLY)
   try:
     os.fsync(directory)

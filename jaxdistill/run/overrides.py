@@ -46,6 +46,9 @@ _WORDS = {
   "-inf": float("-inf"),
 }
 
+# What Python's parser raises for texts that are no literals, or nested too deeply.
+_UNREADABLE = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
+
 
 def apply_overrides(config: ConfigDict, assignments: Iterable[str]) -> None:
   """Applies `key.of.a.section=value` assignments.
@@ -260,7 +263,7 @@ def _parse_operation(entry: str) -> tuple[str, dict[str, Any]]:
       raise ValueError("no keywords")
     for keyword in call.keywords:
       keywords[str(keyword.arg)] = ast.literal_eval(keyword.value)
-  except (SyntaxError, ValueError) as error:
+  except _UNREADABLE as error:
     raise ConfigError(
       f"perturb.ops: {entry!r} is not of the form name(key=value, ...)"
     ) from error
@@ -293,7 +296,7 @@ def _literal(text: str) -> Any:
   """Returns what a text is in Python, or the text itself."""
   try:
     return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+  except _UNREADABLE:
     return _WORDS.get(text.lower(), text)
 
 

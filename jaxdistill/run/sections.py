@@ -96,6 +96,15 @@ OPTIMIZER_KEYS = (
 """The keys of every `optimizer`, beside those of `Chain` and of what it names."""
 
 
+_RESERVED = {
+  "data": ("name",),
+  "methods": ("name",),
+  "models": ("name", "tx", "unroll", "average", *(key.name for key in GROUP_KEYS)),
+}
+"""What a component's keywords cannot be called: keys of its section, and arguments of
+what builds it."""
+
+
 def component_keys(kind: str, name: str) -> dict[str, Key]:
   """Returns the keywords of a component.
 
@@ -104,9 +113,17 @@ def component_keys(kind: str, name: str) -> dict[str, Key]:
     name: registry name.
 
   Raises:
-    ConfigError: if there is no such component.
+    ConfigError: if there is no such component, or a keyword has the name of something
+      else.
   """
-  return parameter_keys(registry.keywords(kind, name))
+  keys = parameter_keys(registry.keywords(kind, name))
+  for taken in _RESERVED.get(kind, ()):
+    require(
+      taken not in keys,
+      f"{name} has a keyword {taken!r}, but that is another key of the section: rename "
+      "the keyword",
+    )
+  return keys
 
 
 def component(kind: str, name: str, **overrides: Any) -> ConfigDict:

@@ -23,7 +23,7 @@ from jaxdistill.engine.dispatch import (
   make_dispatch,
 )
 from jaxdistill.engine.evaluate import Row, compile_eval, evaluate
-from jaxdistill.errors import Preempted
+from jaxdistill.errors import Preempted, foreign
 from jaxdistill.run import member
 from jaxdistill.run.background import Stopped, wait_for
 from jaxdistill.run.build import Experiment, build
@@ -34,6 +34,7 @@ from jaxdistill.run.history import History, Window
 from jaxdistill.run.lineage import Fork, fork_of, is_beginning, read_fork
 from jaxdistill.run.logs import MetricLog
 from jaxdistill.run.manifest import write_json
+from jaxdistill.run.room import shortage_explained
 from jaxdistill.run.workdir import bind_config, locked
 
 
@@ -90,11 +91,15 @@ def train(
     return found
 
   with contextlib.ExitStack() as stack:
-    stack.enter_context(locked(path))
+    require_in_place = stack.enter_context(locked(path))
+    stack.enter_context(shortage_explained(config, experiment.state))
     digests = bind_config(
       path, config, goes_on=goes_on, origin=forked.origin if forked else None
     )
     remove_partial(path / "checkpoints", *(path / "members").glob("*"))
+    warning = checkpoints.require_room(experiment.saved_state)
+    if warning:
+      console.say(warning)
     try:
       start = _start(experiment, checkpoints, digests, forked, console, stop)
     except Stopped:
@@ -103,6 +108,7 @@ def train(
       experiment=experiment,
       config=config,
       path=path,
+      require_in_place=require_in_place,
       checkpoints=checkpoints,
       console=console,
       start=start,
@@ -158,10 +164,7 @@ def _start(
     experiment.method.columns,
     select_on=experiment.select_on,
   )
-  like = experiment.state
-  if experiment.watch.restarts:
-    like = dataclasses.replace(like, intact=like.cohort)
-  restored = checkpoints.restore(like, digests)
+  restored = checkpoints.restore(experiment.saved_state, digests)
   if restored:
     state, manifest = restored
     console.say(f"resuming from the checkpoint of step {manifest['step']}")
@@ -211,6 +214,7 @@ class _Run:
     experiment: Experiment,
     config: ConfigDict,
     path: Path,
+    require_in_place: Callable[[], None],
     checkpoints: Checkpoints,
     console: Console,
     start: _Start,
@@ -221,6 +225,7 @@ class _Run:
     self._experiment = experiment
     self._config = config
     self._path = path
+    self._require_in_place = require_in_place
     self._checkpoints = checkpoints
     self._console = console
     self._stop = stop
@@ -303,6 +308,7 @@ class _Run:
     step = self.history.step
     if self._logged == step:
       return
+    self._require_in_place()
     window = Window()
     self._runner.collect(window)
     self.history.add_training(window)
@@ -472,9 +478,13 @@ class _Runner:
     with console.timed(f"Compiling the train step ({self._describe(count)})"):
       train = self._splits["train"]
       order = self._epoch_order(state, 0)
-      self._dispatch = wait_for(
-        lambda: dispatch.lower(state, *train, order).compile(), self._stop
-      )
+
+      def compile_step() -> Dispatch:
+        with foreign("the train step cannot be made"):
+          lowered = dispatch.lower(state, *train, order)
+        return lowered.compile()
+
+      self._dispatch = wait_for(compile_step, self._stop)
     self.steps_per_dispatch = count
     self.restart_clock()
 

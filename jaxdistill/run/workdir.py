@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import json
 import os
@@ -13,27 +14,54 @@ import time
 from typing import Any
 
 import jaxdistill
-from jaxdistill.errors import BusyError, ConfigError, StorageError
+from jaxdistill.errors import BusyError, ConfigError, StorageError, reason
 from jaxdistill.run.config import ConfigDict, config_differences, config_digest
 from jaxdistill.run.manifest import write_json
+from jaxdistill.run.room import free_bytes, in_units
 
 # Raised when a later version could misread what an earlier one wrote.
 CONFIG_VERSION = 1
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[Callable[[], None]]:
   """Creates the directory and holds its lock while the block runs.
 
+  Yields:
+    What raises StorageError if the directory has been moved or deleted since.
+
   Raises:
-    StorageError: if it cannot be written.
+    StorageError: if it, or what the block writes in it, cannot be written.
     BusyError: if another process holds it, naming that process.
   """
   lock = _take_lock(path)
   try:
-    yield
+    yield functools.partial(_require_in_place, path, lock)
+  except BrokenPipeError:
+    # That is the output's, not the directory's.
+    raise
+  except OSError as error:
+    _require_in_place(path, lock)
+    raise StorageError(
+      f"workdir {path}: {error.filename or 'a file'} cannot be written: "
+      f"{reason(error)} ({in_units(free_bytes(path))} free): make room or choose "
+      "another with --workdir; checkpoints are as they were"
+    ) from error
   finally:
     os.close(lock)
+
+
+def _require_in_place(path: Path, lock: int) -> None:
+  """Raises StorageError unless the path still leads to the directory of the lock."""
+  try:
+    in_place = os.path.samestat(os.stat(path / "LOCK"), os.fstat(lock))
+  except OSError:
+    in_place = False
+  if not in_place:
+    raise StorageError(
+      f"workdir {path} has been moved or deleted during the run: move it back, or give "
+      "its new place with --workdir, and run the same command again"
+    )
 
 
 def _take_lock(path: Path) -> int:
@@ -48,10 +76,7 @@ def _take_lock(path: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     lock = os.open(path / "LOCK", flags, 0o644)
   except OSError as error:
-    raise StorageError(
-      f"workdir {path} cannot be written: {error.strerror}: choose another with "
-      "--workdir"
-    ) from error
+    raise _unwritable(path, error) from error
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as error:
@@ -62,10 +87,13 @@ def _take_lock(path: Path) -> int:
       "choose another with --workdir"
     ) from error
   since = time.strftime("%F %T")
-  os.ftruncate(lock, 0)
-  os.write(
-    lock, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
-  )
+  holder = f"process {os.getpid()} on {socket.gethostname()} since {since}\n"
+  try:
+    os.ftruncate(lock, 0)
+    os.write(lock, holder.encode())
+  except OSError as error:
+    os.close(lock)
+    raise _unwritable(path, error) from error
   return lock
 
 
@@ -92,6 +120,12 @@ def at_rest(path: Path) -> Iterator[None]:
     yield
   finally:
     os.close(lock)
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+  return StorageError(
+    f"workdir {path} cannot be written: {reason(error)}: choose another with --workdir"
+  )
 
 
 def _versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Random faults, any number of them: damage and kills, with a seed.
 
-python -m tests.faults.fuzz --kills=50 --mutations=1000 --inputs=1000 --weights=1000
+python -m tests.faults.fuzz --kills=50 --mutations=1000 --inputs=1000 --weights=1000 \
+    --configs=3000
 """
 
 import argparse
@@ -13,13 +14,14 @@ from tests.helpers import settings
 
 settings.apply(devices=1)
 
-from tests.faults import checkpoints, inputs, kills  # noqa: E402
+from tests.faults import checkpoints, configs, inputs, kills  # noqa: E402
 
 HARNESSES = {
   "kills": (kills.fuzz, "runs killed with SIGKILL, resumed, compared bit for bit"),
   "mutations": (checkpoints.fuzz, "damaged files of checkpoints"),
   "inputs": (inputs.fuzz_data, "damaged files of data sets, in every layout"),
   "weights": (inputs.fuzz_weights, "damaged files of published weights"),
+  "configs": (configs.fuzz, "configs that are wrong, or merely odd"),
 }
 
 

@@ -147,6 +147,6 @@ def test_cutout_blots_out_one_square_around_a_random_place():
 
 
 def test_a_negative_cutout_is_refused():
-  message = "augment.cutout must be an integer of at least 0, got -1"
+  message = "augment.cutout must be an integer of at least 0 and at most 4096, got -1"
   with pytest.raises(ConfigError, match=message):
     augment.pad_crop_flip(cutout=-1)

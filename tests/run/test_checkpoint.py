@@ -130,7 +130,7 @@ def test_old_checkpoints_go_only_when_the_new_one_is_committed(
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(manifest, "write_json", disk_full)
-  told = r"cannot write checkpoint .* No space left on device.*MiB free"
+  told = r"cannot write checkpoint .* No space left on device.*B needed, .*B free"
   with pytest.raises(StorageError, match=told):
     saved.save(tree, 3, history={})
   monkeypatch.undo()

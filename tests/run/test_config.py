@@ -7,6 +7,7 @@ import pytest
 from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError
 from jaxdistill.run import sections
+from jaxdistill.run.build import build
 from jaxdistill.run.config import (
   HARMLESS,
   KEYS,
@@ -410,3 +411,95 @@ def test_a_new_perturbation_or_optimizer_changes_no_config(monkeypatch):
       patch.setattr(registry, "_builtin", found.__getitem__)
       assert "brand_new" in registry.list_available(kind)
       assert load_config(DIGITS).to_dict() == before.to_dict()
+
+
+# What config files and components of a user may do.
+
+
+@pytest.mark.parametrize(
+  "source, message",
+  [
+    ("x = 1\ndef get_config(:\n", r"one.py', line 2: SyntaxError: invalid syntax"),
+    ("\n\nimport no_such_module\n", "one.py', line 3: ModuleNotFoundError: No module"),
+    ("raise SystemExit(3)\n", "one.py', line 1: SystemExit: 3: --debug shows where$"),
+    ("x = '\0'\n", "one.py'.*: SyntaxError: source code .* null bytes"),
+    ("get_config = 3\n", "one.py': get_config is not a function$"),
+    ("def get_config():\n\n  1 / 0\n", "one.py', line 3: ZeroDivisionError: division"),
+    ("def get_config(a, *, b):\n  pass\n", "one.py': missing a required argument: 'a'"),
+    (
+      "from ml_collections import ConfigDict\n"
+      "def get_config():\n  return ConfigDict({1: 2, 'a': 3})\n",
+      "one.py': what get_config returned cannot be read: TypeError",
+    ),
+  ],
+)
+def test_errors_of_a_config_file_have_their_line(tmp_path, source, message):
+  path = tmp_path / "one.py"
+  path.write_text(source)
+  with pytest.raises(ConfigError, match=message):
+    load_config(str(path))
+
+
+@pytest.mark.parametrize(
+  "key, value, message",
+  # Python does not write out integers as long as the first one.
+  [
+    ("seed", 2**20000, "seed must be within 64 bits, got an integer of 20001 bits"),
+    ("batch_size", 2**40, "batch_size must be at most 2147483647, got"),
+    ("epochs", 1e300, r"epochs must be within 3.4e\+38, the range of float32"),
+    ("views", b"x", "views must be text, a number, a bool or a list of them, got byt"),
+    ("optimizer", {"a": {1}}, "optimizer.name is missing"),
+    ("augment", {"padding": 10**6}, "augment.flip is missing"),
+  ],
+  ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_values_that_no_run_can_hold_are_refused(key, value, message):
+  config = load_config(DIGITS)
+  with config.ignore_type():
+    config[key] = value
+  with pytest.raises(ConfigError, match=message):
+    check_config(config)
+
+
+@pytest.mark.parametrize(
+  "assignments, message",
+  [
+    (["epochs=1e30"], "the run has 2.2e.31 steps, the most are 2147483647"),
+    (["steps=2147483648"], "steps must be at most 2147483647, got 2147483648"),
+    (["log_every=9999999999 steps"], "log_every is .*: the most are 2147483647 steps"),
+  ],
+)
+def test_more_steps_than_can_be_counted_are_refused(assignments, message):
+  with pytest.raises(ConfigError, match=message):
+    build(load_config(DIGITS, [*assignments, "mesh.devices=1"]))
+
+
+def test_more_members_than_anybody_means_are_refused():
+  config = load_config(DIGITS, ["cohort.convnet.members=1000000000"])
+  with pytest.raises(ConfigError, match="members, the most are 4096: lower cohort"):
+    build(config)
+
+
+@pytest.mark.parametrize(
+  "assignment, message",
+  [
+    ("method.name=math:pi", "method 'math:pi' is float, not a function"),
+    ("method.name=builtins:dict", "'builtins:dict' does not tell its arguments"),
+    ("data.name=:", "data set ':' cannot be imported: ValueError: Empty module name"),
+    ("data.name=.:x", "data set '.:x' cannot be imported: TypeError"),
+    (f"method.name={LAB}:no_such", "cannot be imported: AttributeError"),
+    ("perturb.ops=" + "[" * 3000, "there is no perturbation"),
+    ("epochs=" + "-" * 3000 + "1", "epochs must be float, got "),
+  ],
+)
+def test_odd_names_and_texts_are_refused(assignment, message):
+  with pytest.raises(ConfigError, match=message):
+    load_config(DIGITS, [assignment])
+
+
+def test_a_keyword_called_like_a_key_of_the_section_is_refused(tmp_path, monkeypatch):
+  (tmp_path / "called_name.py").write_text("def f(*, name: str = 'x'):\n  pass\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  for assignment in ("method.name=called_name:f", "cohort.convnet.model=called_name:f"):
+    with pytest.raises(ConfigError, match="has a keyword 'name', but that is another"):
+      load_config(DIGITS, [assignment])
