@@ -117,7 +117,7 @@ def physical_memory() -> int:
   return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-# Errors -----------------------------------------------------------------------------
+# Errors.
 
 
 def summary(error: Exception) -> str:

@@ -126,7 +126,7 @@ def _not_installed(package: str, path: Path, error: ImportError) -> DataError:
   )
 
 
-# The tables ---------------------------------------------------------------------------
+# The tables.
 
 
 def _read_table(path: Path) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def _lengths(path: Path, listed: Any) -> list[int]:
   return lengths
 
 
-# The examples -------------------------------------------------------------------------
+# The examples.
 
 
 def _read_shard(shard: _Shard, file_format: str) -> list[bytes]:

@@ -224,7 +224,7 @@ def _load(variant: _Variant, folder: str, source: str, allow_partial: bool) -> D
   return dataset
 
 
-# Finding ------------------------------------------------------------------------------
+# Finding.
 
 
 def _root(folder: str) -> Path:
@@ -302,7 +302,7 @@ def _missing(variant: _Variant, root: Path, source: str, found: dict[str, Path])
   )
 
 
-# Reading ------------------------------------------------------------------------------
+# Reading.
 
 
 def _read(
@@ -417,7 +417,7 @@ def _parse_names(variant: _Variant, file: File, source: str) -> list[Any]:
   return names
 
 
-# Checking -----------------------------------------------------------------------------
+# Checking.
 
 
 def _require_names(variant: _Variant, where: str, names: Sequence[Any]) -> None:

@@ -57,7 +57,13 @@ def test_the_closing_table_names_the_networks(capsys):
     "convnet.0": {**member, "model": "small.convnet"},
     "resnet8.0": {**member, "model": "vgg.vgg19"},
   }
-  summary = {"method": "dml", "steps": 4, "members": members, "predictions": []}
+  summary = {
+    "method": "dml",
+    "steps": 4,
+    "select_on": "test",
+    "members": members,
+    "predictions": [],
+  }
   Console().closing_table(summary, (), "runs/here", 1.0)
   said = capsys.readouterr().out
   assert "convnet.0  " in said and "resnet8.0 (vgg.vgg19)" in said

@@ -19,7 +19,7 @@ def state_of(held, value):
     leaf = {"w": jnp.full((len(own), 2), float(value))}
     cohort[name] = Group(params=leaf, stats={}, opt={}, held=jnp.array(own, jnp.int32))
   return TrainState(
-    step=jnp.int32(0), key=None, cohort=cohort, method=MethodState({}, {}, {})
+    step=jnp.int32(0), key=None, cohort=cohort, method=MethodState({}, {})
   )
 
 

@@ -69,7 +69,7 @@ def test_what_is_best_on_the_held_out_split_is_shown_with_its_test_values():
   saved = json.loads(json.dumps(history.to_dict()))
   resumed = History(MEMBERS, (), saved, select_on="holdout")
   assert resumed.evaluated == 6
-  summary = resumed.summary(PARAMETERS)
+  summary = resumed.summary(PARAMETERS, MODELS)
   assert summary["select_on"] == "holdout"
   best = summary["members"]["a.0"]["best"]
   assert best == {"step": 4, "top1": 0.4, "nll": 1.0, "holdout": row(0.9)}

@@ -128,7 +128,7 @@ def save_arrays(path, **changes):
     ),
     (
       ["--config.data.name=cifar.cifar100", "--config.data.dir=/nowhere"],
-      "the directory /nowhere does not exist",
+      "/nowhere does not exist; looked for",
     ),
     (
       ["--config.data.name=npz", "--config.data.path=/nowhere.npz"],

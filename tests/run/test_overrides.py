@@ -151,6 +151,8 @@ def test_a_group_is_added_by_its_model():
     "members": 1,
     "init": "",
     "optimizer": {"name": "adamw", "b1": 0.8},
+    "mean": (),
+    "std": (),
     "width": 8,
   }
   assert set(config.cohort) == {"convnet", "resnet8", "new"}

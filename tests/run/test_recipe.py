@@ -8,6 +8,7 @@ import pytest
 import jaxdistill
 from jaxdistill import optim
 from jaxdistill.core import registry
+from jaxdistill.core.types import Perturbation
 from jaxdistill.engine.evaluate import make_forward
 from jaxdistill.inputs.views import make_views
 from jaxdistill.run import build, checkpoint, recipes
@@ -107,7 +108,7 @@ def test_labels_are_smoothed_for_training_and_plain_for_comparing():
     return jnp.zeros((16, 8, 8, 3))
 
   def perturb(key, step, image):
-    return image[0], on_logits.unperturbed(16)
+    return image[0], Perturbation.none(16)
 
   views = make_views(
     augment,
