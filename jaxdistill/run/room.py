@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 import contextlib
 import math
-import os
 from pathlib import Path
 import re
 import shutil
 
 import jax
 
+from jaxdistill.core.foreign import physical_memory
 from jaxdistill.core.types import PyTree
 from jaxdistill.errors import OutOfMemoryError
 from jaxdistill.run.config import ConfigDict
@@ -46,8 +46,7 @@ def free_bytes(path: Path) -> int:
 def _device_memory() -> int:
   """Returns the bytes of a device: what it reports, or the host's on a CPU."""
   statistics = jax.local_devices()[0].memory_stats() or {}
-  host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-  return statistics.get("bytes_limit", host)
+  return statistics.get("bytes_limit", physical_memory())
 
 
 def require_fits(state: PyTree) -> None:

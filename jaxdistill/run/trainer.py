@@ -632,7 +632,7 @@ def _flatten(rows: dict[str, Row]) -> dict[str, float]:
 def _report_skipped(
   values: Mapping[str, float], members: Sequence[str], step: int, console: Console
 ) -> None:
-  """Warns of members, or modules of nobody, that skipped updates since the last line."""
+  """Warns of members, and of shared modules, that skipped updates."""
   skipped = {name: values[f"skipped/{name}"] for name in members}
   skipped["what the method trains for all"] = values.get("skipped_shared", 0.0)
   for name, fraction in skipped.items():
