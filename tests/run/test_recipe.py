@@ -143,3 +143,12 @@ def test_smoothing_does_not_decide_who_wins():
     per_example = -(smoothed * jax.nn.log_softmax(logits)).sum(axis=-1)
     winner_loss = float(per_example.mean(axis=1)[0])
     assert float(objective.member[0]) == pytest.approx(winner_loss, rel=1e-5, abs=1e-9)
+
+
+def test_a_members_modules_have_the_optimiser_of_its_group():
+  """Adam keeps moments of what it moves; the run's SGD has a single velocity."""
+  own = ["cohort.convnet.optimizer.name=adamw", "cohort.convnet.members=1"]
+  modules = build.build(runs.config("byot", *own)).state.method.modules
+  names = jax.tree_util.tree_flatten_with_path(modules["convnet"].opt)[0]
+  moments = {part.name for path, _ in names for part in path if hasattr(part, "name")}
+  assert {"mu", "nu"} <= moments and "trace" not in moments
