@@ -58,6 +58,8 @@ def wait_for(work: Callable[[], T], stop: Callable[[], bool]) -> T:
     if not result.done():
       _give_up(thread)
   done = result.result()
+  # One host may compile for longer than a CPU's collectives wait for it.
+  hosts.barrier("done in the background")
   hosts.getting_on()
   if several and stop():
     raise Stopped

@@ -113,10 +113,22 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
   # Every process writes what it holds, into a folder that is the first one's.
   hosts.on_first(prepare)
   with _writing(directory, partial, tree):
-    with _logged_nowhere(), ocp.StandardCheckpointer() as checkpointer:
+    with _logged_nowhere(), _checkpointer() as checkpointer:
       checkpointer.save(partial / _DATA, tree)
   hosts.barrier("all have saved")
   hosts.on_first(commit)
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+  """Returns what writes and reads arrays, in all processes together."""
+  if not hosts.several():
+    return ocp.StandardCheckpointer()
+  # Where they are named, they wait for each other by the coordination service. The
+  # devices of a CPU would wait for no more than half a minute.
+  options = ocp.options.MultiprocessingOptions(
+    active_processes=set(range(hosts.count()))
+  )
+  return ocp.StandardCheckpointer(multiprocessing_options=options)
 
 
 @contextlib.contextmanager
@@ -187,7 +199,7 @@ def _read(directory: Path, contents: dict[str, Any], like: PyTree | None) -> PyT
   def placed(x, wanted):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=wanted.sharding)
 
-  with ocp.StandardCheckpointer() as checkpointer:
+  with _checkpointer() as checkpointer:
     tree = checkpointer.restore(directory / _DATA, jax.tree.map(placed, raw, like))
   return _typed_keys(tree, like)
 

@@ -559,7 +559,6 @@ def _watch() -> None:
   while not _own.leaving.is_set():
     end = _read_end(_PULSE_SECONDS)
     if end:
-      _acknowledge()
       # The main thread may be about to end by itself, with the same code.
       if not _own.leaving.wait(_GRACE_SECONDS):
         _leave_with(end)
@@ -644,22 +643,17 @@ def leave(code: int) -> None:
   _own.leaving.set()
   if code:
     _announce(code, "ended")
-    _acknowledge()
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       _wait_for_others()
   os._exit(code)
 
 
-def _acknowledge() -> None:
-  """Tells the first process that this one knows of the end."""
-  import jax
-
-  with contextlib.suppress(jax.errors.JaxRuntimeError):
-    _state().client.key_value_set(f"{_GONE}{index()}", "", True)
-
-
 def _wait_for_others() -> None:
-  """Keeps the service, which is the first process's, until all know of the end."""
+  """Keeps the service, which is the first process's, until all others leave.
+
+  JAX aborts those that lose it.
+  """
+  _state().client.key_value_set(f"{_GONE}{index()}", "", True)
   deadline = time.monotonic() + _FAREWELL_SECONDS
   while first() and time.monotonic() < deadline:
     if len(_state().client.key_value_dir_get(_GONE)) == count():
