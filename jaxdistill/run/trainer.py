@@ -31,10 +31,13 @@ from jaxdistill.run.checkpoint import Checkpoints, remove_partial
 from jaxdistill.run.config import ConfigDict, config_digest, network_keys
 from jaxdistill.run.console import Console, with_model
 from jaxdistill.run.history import History, Window
+from jaxdistill.run.jax_settings import keep_programs, matmul_precision
 from jaxdistill.run.lineage import Fork, fork_of, is_beginning, read_fork
 from jaxdistill.run.logs import MetricLog
 from jaxdistill.run.manifest import write_json
+from jaxdistill.run.profile import Profile
 from jaxdistill.run.room import shortage_explained
+from jaxdistill.run.saver import Saver
 from jaxdistill.run.workdir import bind_config, locked
 
 
@@ -93,12 +96,15 @@ def train(
   with contextlib.ExitStack() as stack:
     require_in_place = stack.enter_context(locked(path))
     stack.enter_context(shortage_explained(config, experiment.state))
+    stack.enter_context(matmul_precision(config.matmul_precision))
     digests = bind_config(
       path, config, goes_on=goes_on, origin=forked.origin if forked else None
     )
     remove_partial(path / "checkpoints", *(path / "members").glob("*"))
-    warning = checkpoints.require_room(experiment.saved_state)
-    if warning:
+    warnings = [checkpoints.require_room(experiment.saved_state)]
+    if config.compilation_cache:
+      warnings.append(keep_programs())
+    for warning in filter(None, warnings):
       console.say(warning)
     try:
       start = _start(experiment, checkpoints, digests, forked, console, stop)
@@ -109,13 +115,13 @@ def train(
       config=config,
       path=path,
       require_in_place=require_in_place,
-      checkpoints=checkpoints,
+      saver=Saver(checkpoints),
       console=console,
       start=start,
       stop=stop,
       started=started,
     )
-    with contextlib.closing(run.log):
+    with contextlib.closing(run.log), run.saver, run.profile:
       run.train()
 
     files = _member_files(
@@ -206,6 +212,8 @@ class _Run:
     state: the train state.
     history: what has been measured.
     log: of the metrics.
+    saver: of the checkpoints.
+    profile: of the first steps.
   """
 
   def __init__(
@@ -215,7 +223,7 @@ class _Run:
     config: ConfigDict,
     path: Path,
     require_in_place: Callable[[], None],
-    checkpoints: Checkpoints,
+    saver: Saver,
     console: Console,
     start: _Start,
     stop: Callable[[], bool],
@@ -226,7 +234,8 @@ class _Run:
     self._config = config
     self._path = path
     self._require_in_place = require_in_place
-    self._checkpoints = checkpoints
+    self.saver = saver
+    self.profile = Profile(path / "profile", config.profile_steps, console.say)
     self._console = console
     self._stop = stop
     self.state = start.state
@@ -278,12 +287,15 @@ class _Run:
       step, total = self.history.step, self._experiment.clock.total_steps
       if step and not self._saved:
         self._save()
+      self.saver.wait()
       raise _preempted(self._path, step, total) from None
 
   def _advance(self) -> None:
     """Runs one dispatch, then what is due after it; all of it at the end of the run."""
     runner, periods = self._runner, self._experiment.periods
+    self.saver.check()
     self.state = runner.before_epoch(self.state, self.history.step)
+    self.profile.before_dispatch(self.state, self.history.step)
     self.state = runner.dispatch(self.state)
     self.history.step += runner.steps_per_dispatch
     self._saved = False
@@ -380,9 +392,9 @@ class _Run:
     runner.restart_clock()
 
   def _save(self) -> None:
-    """Commits a checkpoint of everything until now."""
+    """Begins to write a checkpoint of everything until now."""
     self._log_training()
-    self._checkpoints.save(
+    self.saver.save(
       dataclasses.replace(self.state, intact=self._intact),
       self.history.step,
       history=self.history.to_dict(),
