@@ -28,7 +28,7 @@ def matmul_precision(name: str) -> Iterator[None]:
   if name == "default":
     yield
     return
-  before = jax.config.jax_default_matmul_precision
+  before = jax.config.values["jax_default_matmul_precision"]
   jax.config.update("jax_default_matmul_precision", name)
   try:
     yield
@@ -44,7 +44,7 @@ def keep_programs() -> str:
   Returns:
     A warning if they cannot be kept, "" otherwise.
   """
-  if jax.config.jax_compilation_cache_dir is not None:
+  if jax.config.values["jax_compilation_cache_dir"] is not None:
     return ""
   try:
     directory = _cache_directory()

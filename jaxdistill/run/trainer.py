@@ -394,6 +394,9 @@ class _Run:
   def _save(self) -> None:
     """Begins to write a checkpoint of everything until now."""
     self._log_training()
+    # That may take long, and another place must not be begun.
+    self.saver.wait()
+    self._require_in_place()
     self.saver.save(
       dataclasses.replace(self.state, intact=self._intact),
       self.history.step,
