@@ -72,12 +72,24 @@ def _why(error: Exception) -> str:
 def _logged_nowhere() -> Iterator[None]:
   """Silences the tracebacks that orbax's threads log of an error they also raise."""
   logger = logging.getLogger("absl")
-  before = logger.disabled
-  logger.disabled = True
+
+  # One of its own for every save: two of them may go on at the same time.
+  def refuse(record: logging.LogRecord) -> bool:
+    return False
+
+  logger.addFilter(refuse)
   try:
     yield
   finally:
-    logger.disabled = before
+    logger.removeFilter(refuse)
+
+
+def fetch(tree: PyTree) -> PyTree:
+  """Returns a pytree of device arrays as numpy arrays, typed PRNG keys as their data.
+
+  They stay as they are when the arrays are donated.
+  """
+  return jax.device_get(_raw_keys(tree))
 
 
 def save(directory: Path, tree: PyTree, **extra: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError, foreign, naming, require
 from jaxdistill.run.config_files import find_config
+from jaxdistill.run.jax_settings import PRECISIONS
 from jaxdistill.run.keys import (
   REQUIRED,
   Key,
@@ -108,6 +109,13 @@ KEYS = (
     choice("float32", "bfloat16"),
   ),
   Key(
+    "matmul_precision",
+    "default",
+    "of products of float32: by default, accelerators round their factors to 8 bits "
+    "(TPU) or 11 (GPU); tensorfloat32: to 11 or more, float32: not at all",
+    choice(*PRECISIONS),
+  ),
+  Key(
     "label_smoothing",
     0.0,
     "probability of every label that is spread evenly over the classes",
@@ -139,6 +147,20 @@ KEYS = (
   ),
   Key("mesh.devices", 0, "how many devices are used; 0 is all", anything()),
   Key(
+    "compilation_cache",
+    True,
+    "whether compiled programs are kept for the next start, in ~/.cache/jaxdistill "
+    "unless JAX_COMPILATION_CACHE_DIR names another directory",
+    anything(),
+  ),
+  Key(
+    "profile_steps",
+    0,
+    "steps of which a profile is written into the working directory, from the third "
+    "dispatch on; 0: none",
+    at_least(0),
+  ),
+  Key(
     "holdout",
     0,
     "examples taken out of the training set, as many of each class; 0 takes none",
@@ -163,6 +185,8 @@ HARMLESS = (
   "eval_batch_size",
   "steps_per_dispatch",
   "mesh.devices",
+  "compilation_cache",
+  "profile_steps",
   "data.dir",
 )
 """Keys that may change between two runs in one workdir.

@@ -36,10 +36,13 @@ from jaxdistill.run.checkpoint import Checkpoints, remove_partial
 from jaxdistill.run.config import ConfigDict, config_digest, network_keys
 from jaxdistill.run.console import Console, with_model
 from jaxdistill.run.history import History, Window
+from jaxdistill.run.jax_settings import keep_programs, matmul_precision
 from jaxdistill.run.lineage import Fork, fork_of, is_beginning, read_fork
 from jaxdistill.run.logs import MetricLog, NoLog
 from jaxdistill.run.manifest import write_json
+from jaxdistill.run.profile import Profile
 from jaxdistill.run.room import shortage_explained
+from jaxdistill.run.saver import Saver
 from jaxdistill.run.workdir import bind_config, locked
 
 
@@ -106,6 +109,7 @@ def train(
     require_in_place = hosts.on_first(lambda: stack.enter_context(locked(path)))
     require_shared(path)
     stack.enter_context(shortage_explained(config, experiment.state))
+    stack.enter_context(matmul_precision(config.matmul_precision))
 
     def prepare() -> set[str]:
       digests = bind_config(
@@ -118,6 +122,10 @@ def train(
       return digests
 
     digests = hosts.on_first(prepare)
+    if config.compilation_cache:
+      warning = keep_programs()
+      if warning:
+        console.say(warning)
     try:
       start = _start(experiment, checkpoints, digests, forked, console, stop)
     except Stopped:
@@ -127,13 +135,13 @@ def train(
       config=config,
       path=path,
       require_in_place=require_in_place or _nothing,
-      checkpoints=checkpoints,
+      saver=Saver(checkpoints),
       console=console,
       start=start,
       stop=stop,
       started=started,
     )
-    with contextlib.closing(run.log):
+    with contextlib.closing(run.log), run.saver, run.profile:
       run.train()
 
     files = _member_files(
@@ -225,6 +233,8 @@ class _Run:
     state: the train state.
     history: what has been measured.
     log: of the metrics.
+    saver: of the checkpoints.
+    profile: of the first steps.
   """
 
   def __init__(
@@ -234,7 +244,7 @@ class _Run:
     config: ConfigDict,
     path: Path,
     require_in_place: Callable[[], None],
-    checkpoints: Checkpoints,
+    saver: Saver,
     console: Console,
     start: _Start,
     stop: Callable[[], bool],
@@ -245,7 +255,8 @@ class _Run:
     self._config = config
     self._path = path
     self._require_in_place = require_in_place
-    self._checkpoints = checkpoints
+    self.saver = saver
+    self.profile = Profile(path / "profile", config.profile_steps, console.say)
     self._console = console
     self._stop = stop
     self.state = start.state
@@ -299,12 +310,15 @@ class _Run:
       step, total = self.history.step, self._experiment.clock.total_steps
       if step and not self._saved:
         self._save()
+      self.saver.wait()
       raise _preempted(self._path, step, total) from None
 
   def _advance(self) -> None:
     """Runs one dispatch, then what is due after it; all of it at the end of the run."""
     runner, periods = self._runner, self._experiment.periods
+    self.saver.check()
     self.state = runner.before_epoch(self.state, self.history.step)
+    self.profile.before_dispatch(self.state, self.history.step)
     self.state = runner.dispatch(self.state)
     hosts.getting_on()
     self.history.step += runner.steps_per_dispatch
@@ -402,9 +416,12 @@ class _Run:
     runner.restart_clock()
 
   def _save(self) -> None:
-    """Commits a checkpoint of everything until now."""
+    """Begins to write a checkpoint of everything until now."""
     self._log_training()
-    self._checkpoints.save(
+    # That may take long, and another place must not be begun.
+    self.saver.wait()
+    self._require_in_place()
+    self.saver.save(
       dataclasses.replace(self.state, intact=self._intact),
       self.history.step,
       history=self.history.to_dict(),

@@ -40,6 +40,10 @@ def locked(path: Path) -> Iterator[Callable[[], None]]:
   except BrokenPipeError:
     # That is the output's, not the directory's.
     raise
+  except StorageError:
+    # A checkpoint that cannot be written may be for the directory's sake.
+    _require_in_place(path, lock)
+    raise
   except OSError as error:
     _require_in_place(path, lock)
     raise StorageError(

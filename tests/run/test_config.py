@@ -240,6 +240,7 @@ def test_the_table_is_every_config_beside_its_components():
     ("epochs=nan", "epochs must be a finite number above 0, got nan"),
     ("epochs=inf", "epochs must be a finite number above 0, got inf"),
     ("dtype=float16", "dtype must be float32 or bfloat16, got 'float16'"),
+    ("matmul_precision=half", "matmul_precision must be default, tensorfloat32 or "),
     ("mapping=scan", "mapping must be auto, vmap or unroll, got 'scan'"),
     ("update_order=parallel", "update_order must be simultaneous or sequential, got"),
     ("perturb.space=hsv", "perturb.space must be pixel or normalized, got 'hsv'"),
@@ -336,7 +337,15 @@ def saved(config):
 
 def test_harmless_keys_are_no_difference():
   plain = load_config(DIGITS)
-  harmless = load_config(DIGITS, ["log_every=5 steps", "checkpoint_every=2 epochs"])
+  harmless = load_config(
+    DIGITS,
+    [
+      "log_every=5 steps",
+      "checkpoint_every=2 epochs",
+      "compilation_cache=False",
+      "profile_steps=3",
+    ],
+  )
   other = load_config(DIGITS, ["seed=1", "method.alpha=0.5"])
   assert config_digest(plain) == config_digest(harmless) != config_digest(other)
   assert config_differences(saved(plain), harmless) == []

@@ -194,6 +194,8 @@ def save_arrays(path, **changes):
       "cohort.resnet8.optimizer.learning_rate must be a finite number above 0, got "
       "-1.0",
     ),
+    (["--config.profile_steps=-1"], "profile_steps must be at least 0, got -1"),
+    (["--config.compilation_cache=here"], "compilation_cache must be bool, got 'here'"),
     (["--config.views=mine"], "views must be shared or per_member, got 'mine'"),
     (["--config.patience=long"], "patience is 'long': write '500 steps', '2 epochs'"),
     (

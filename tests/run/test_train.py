@@ -22,10 +22,13 @@ from jaxdistill.errors import (
   ConfigError,
   DivergedError,
   Preempted,
+  StorageError,
 )
-from jaxdistill.run import checkpoint
+from jaxdistill.run import checkpoint, manifest
 from jaxdistill.run.build import build
-from jaxdistill.run.config import group
+from jaxdistill.run.config import group, load_config
+from jaxdistill.run.console import Console
+from jaxdistill.run.jax_settings import matmul_precision
 from jaxdistill.run.lineage import is_beginning
 from jaxdistill.run.logs import TIMING
 from jaxdistill.run.workdir import at_rest, locked
@@ -240,13 +243,45 @@ def stop_at(workdir, step):
   return lambda: runs.logged_step(workdir) >= step
 
 
-def test_stop_and_finish_from_python(tmp_path):
-  stop = stop_at(tmp_path, 2)
-  with pytest.raises(Preempted, match="stopped at step 2 of 12, state saved"):
-    jaxdistill.train(runs.config(), tmp_path, stop=stop, quiet=True)
+@pytest.fixture
+def fetches(monkeypatch):
+  """Step -> how often the host had fetched something from the devices until then.
+
+  On a CPU only what `jax.device_get`, float and bool fetch is counted, in the main
+  thread; accelerators refuse whatever is fetched just before the second step ends.
+  """
+  guard = "jax_transfer_guard_device_to_host"
+  array = type(jax.numpy.zeros(()))
+  original = array._value
+  counted = []
+  at_step = {}
+
+  def value(self):
+    if threading.current_thread() is threading.main_thread():
+      counted.append(self.shape)
+    return original.fget(self)
+
+  def advance(console, step, images_per_second, loss):
+    del console, images_per_second, loss
+    at_step[step] = len(counted)
+    jax.config.update(guard, "disallow_explicit" if step == 1 else "allow")
+
+  monkeypatch.setattr(array, "_value", property(value))
+  monkeypatch.setattr(Console, "advance", advance)
+  yield at_step
+  jax.config.update(guard, "allow")
+
+
+def test_stop_and_finish_from_python(tmp_path, fetches):
+  config = runs.config("competitive", "log_every=3 steps", "checkpoint_every=3 steps")
+  stop = stop_at(tmp_path, 3)
+  with pytest.raises(Preempted, match="stopped at step 3 of 12, state saved"):
+    jaxdistill.train(config, tmp_path, stop=stop, quiet=True)
+  # Metrics stay on the devices from one line to the next.
+  assert fetches[1] == fetches[2] < fetches[3]
   (before,) = lines_of(tmp_path, "train")
-  summary = jaxdistill.train(runs.config(), tmp_path, quiet=True)
-  again = jaxdistill.train(runs.config(), tmp_path, quiet=True)
+  summary = jaxdistill.train(config, tmp_path, quiet=True)
+  again = jaxdistill.train(config, tmp_path, quiet=True)
   assert summary["steps"] == 12
   assert summary == again
   # The time goes on where the stopped process left it.
@@ -276,6 +311,76 @@ def test_divergence_ends_the_run_and_keeps_a_finite_checkpoint(
     tree, _ = checkpoint.load(path)
     for leaf in jax.tree.leaves(tree):
       assert leaf.dtype.kind != "f" or np.isfinite(leaf).all()
+
+
+@pytest.mark.slow
+def test_a_profile_of_some_steps_is_written(tmp_path, capsys):
+  config = runs.config("competitive", "profile_steps=3")
+  jaxdistill.train(config, tmp_path)
+  told = f"\na profile of step 3 to step 5 is in {tmp_path / 'profile'}: "
+  assert capsys.readouterr().out.count(told) == 1
+  for kind in ("*.xplane.pb", "*.trace.json.gz"):
+    (file,) = (tmp_path / "profile").rglob(kind)
+    assert file.stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["file", "short"])
+def test_a_profile_that_cannot_be_written_is_told(tmp_path, capsys, what):
+  if what == "file":
+    (tmp_path / "profile").write_text("")
+    steps, told = 4, "warning: no profile: "
+  else:
+    steps, told = 2, "note: the run has ended before its profile began"
+  config = runs.config("competitive", "profile_steps=1", f"steps={steps}")
+  assert jaxdistill.train(config, tmp_path)["steps"] == steps
+  assert told in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_checkpoints_that_take_long_change_nothing(finished, tmp_path, monkeypatch):
+  """While each is written, the run goes on and gives up the state that it holds."""
+  save = checkpoint.save
+
+  def slow(directory, tree, **extra):
+    time.sleep(0.5)
+    save(directory, tree, **extra)
+
+  monkeypatch.setattr(checkpoint, "save", slow)
+  config = load_config(str(runs.write_config(tmp_path)), ["mesh.devices=1"])
+  jaxdistill.train(config, tmp_path / "run", quiet=True)
+  runs.assert_same_run(finished[0], tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(tmp_path, monkeypatch):
+  """It is told at the next step, though the thread that wrote it knew before."""
+  commit = manifest.commit
+
+  def full(directory, tree, extra):
+    if extra.get("step") == 6:
+      raise OSError(28, "No space left on device")
+    commit(directory, tree, extra)
+
+  monkeypatch.setattr(manifest, "commit", full)
+  told = r"cannot write checkpoint .*/000000006: No space left on device \("
+  with pytest.raises(StorageError, match=told):
+    jaxdistill.train(runs.config(), tmp_path, quiet=True)
+  saved = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+  assert saved == ["000000002", "000000004"]
+  assert lines_of(tmp_path, "train")[-1]["step"] <= 8
+
+
+@pytest.mark.slow
+def test_all_products_have_the_precision_of_the_config():
+  experiment = build(runs.config())
+  products = ("stablehlo.convolution", "stablehlo.dot_general")
+  with matmul_precision("float32"):
+    lines = experiment.program().splitlines()
+  found = [line for line in lines if any(name in line for name in products)]
+  assert len(found) > 10
+  for line in found:
+    assert line.count("HIGHEST") == 2, line
 
 
 def with_a_diverging_member(*overrides):
