@@ -79,6 +79,12 @@ class Preempted(JaxdistillError):
   exit_code = 75
 
 
+class PeerLostError(JaxdistillError):
+  """Another process of the run is gone, does not answer, or stands still."""
+
+  exit_code = 82
+
+
 def _one_line(text: str) -> str:
   """Returns a text in one line, with escapes for what cannot be printed."""
   characters = []

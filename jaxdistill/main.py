@@ -13,11 +13,12 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 
 from absl import flags
 
 from jaxdistill.errors import ConfigError, run_command
-from jaxdistill.run import background
+from jaxdistill.run import background, hosts
 
 _CONFIG = flags.DEFINE_string(
   "config",
@@ -56,6 +57,15 @@ def _stop_on_signals() -> Callable[[], bool]:
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, remember)
   return lambda: bool(received)
+
+
+def _stop_together() -> Callable[[], bool]:
+  """Returns what is true in all processes at the call where they save and stop.
+
+  No handler of Python's here: JAX's own hears SIGTERM in each of them.
+  """
+  calls = itertools.count(1)
+  return lambda: hosts.preempted(next(calls))
 
 
 def _help() -> str:
@@ -110,18 +120,34 @@ def run(argv: Sequence[str]) -> None:
       f"command line: no --config given: {_USAGE}; python -m jaxdistill configs lists "
       "those that come with the package"
     )
+  # Before JAX has a device.
+  hosts.connect()
+  with hosts.together():
+    _train(_CONFIG.value, assignments)
+
+
+def _train(path: str, assignments: Sequence[str]) -> None:
+  """Trains as the flags say, in one process or in each of several.
+
+  Args:
+    path: config file, or the name of one.
+    assignments: what overrides the config, each as `key=value`.
+  """
   # Imported late: they pull in jax, and a wrong command line should be told at once.
   from jaxdistill.engine import sharding
   from jaxdistill.run import trainer
   from jaxdistill.run.config import load_config
   from jaxdistill.run.config_files import find_config
 
-  sharding.keep_order_on_cpu()
-  config = load_config(_CONFIG.value, assignments)
-  now = time.strftime("%Y%m%d-%H%M%S")
-  default_workdir = f"runs/{find_config(_CONFIG.value).run_name}/{now}"
+  several = hosts.several()
+  sharding.keep_order_on_cpu(several)
+  hosts.require_devices()
+  config = load_config(path, assignments)
+  now = hosts.from_first(time.strftime("%Y%m%d-%H%M%S"))
+  default_workdir = f"runs/{find_config(path).run_name}/{now}"
   workdir = _WORKDIR.value or default_workdir
-  trainer.train(config, workdir, fork=_FORK.value, stop=_stop_on_signals())
+  stop = _stop_together() if several else _stop_on_signals()
+  trainer.train(config, workdir, fork=_FORK.value, stop=stop)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -130,9 +156,16 @@ def main(argv: Sequence[str]) -> int:
   Args:
     argv: arguments after the program's name.
   """
-  code = run_command(
-    lambda: run(argv), debug=lambda: flags.FLAGS.is_parsed() and _DEBUG.value
-  )
+  try:
+    code = run_command(
+      lambda: run(argv), debug=lambda: flags.FLAGS.is_parsed() and _DEBUG.value
+    )
+  except Exception as error:
+    if not hosts.joined():
+      raise
+    traceback.print_exc()
+    code = getattr(error, "exit_code", 1)
+  hosts.leave(code)
   return background.leave(code)
 
 

@@ -47,7 +47,7 @@ def make_dispatch(
     )
     return train_step(state, sharding.constrain_rows(mesh, batch))
 
-  def run(state, image, label, order):
+  def run_steps(state, image, label, order):
     if steps_per_dispatch == 1:
       return run_step(state, image, label, order)
 
@@ -56,6 +56,13 @@ def make_dispatch(
 
     state, stacked = jax.lax.scan(body, state, length=steps_per_dispatch)
     return state, jax.tree.map(lambda x: x.sum(axis=0), stacked)
+
+  def run(state, image, label, order):
+    state, metrics = run_steps(state, image, label, order)
+    # Every process reads the metrics, and what members have missed: it needs them
+    # whole.
+    metrics = sharding.constrain_whole(mesh, metrics)
+    return sharding.constrain_state(mesh, state), metrics
 
   return jax.jit(run, donate_argnums=0)
 

@@ -97,7 +97,8 @@ def make_eval_step(
       measured[name] = {m.name: m.per_example(score, label[index]) for m in MEASURES}
     return measured
 
-  return jax.jit(eval_step)
+  # The host reads all of it.
+  return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
 
 
 def compile_eval(

@@ -29,13 +29,19 @@ _IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 _log = logging.getLogger(__name__)
 
 
-def keep_order_on_cpu() -> None:
+def keep_order_on_cpu(several_processes: bool = False) -> None:
   """Makes a CPU that plays several devices run them in one order.
 
   Call it before the first computation.
+
+  Args:
+    several_processes: whether there are others, each with a device at least.
   """
   flags = os.environ.get("XLA_FLAGS", "")
-  several = "host_platform_device_count" in flags or "JAX_NUM_CPU_DEVICES" in os.environ
+  several_here = (
+    "host_platform_device_count" in flags or "JAX_NUM_CPU_DEVICES" in os.environ
+  )
+  several = several_here or several_processes
   if several and "xla_cpu_enable_concurrency_optimized_scheduler" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} {_IN_ORDER}".strip()
 
@@ -52,6 +58,12 @@ def make_mesh(num_devices: int = 0) -> Mesh:
     f"mesh.devices is {num_devices}, but there are {len(available)}",
   )
   devices = available[: num_devices or None]
+  processes = {device.process_index for device in devices}
+  require(
+    len(processes) == jax.process_count(),
+    f"mesh.devices={num_devices} leaves processes without a device: there are "
+    f"{len(available)} devices of {jax.process_count()} processes; leave it at 0",
+  )
   if (
     len(devices) > 1
     and devices[0].platform == "cpu"
@@ -103,6 +115,24 @@ def constrain_rows(mesh: Mesh, tree: PyTree) -> PyTree:
   )
 
 
+def constrain_state(mesh: Mesh, state: PyTree) -> PyTree:
+  """Keeps a state where `state_sharding` says, inside a jitted function."""
+  return jax.lax.with_sharding_constraint(state, state_sharding(mesh, state))
+
+
+def constrain_whole(mesh: Mesh, tree: PyTree) -> PyTree:
+  """Puts every array whole on every device, inside a jitted function."""
+  return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def put(array: np.ndarray, placement: jax.sharding.Sharding) -> jax.Array:
+  """Copies a host array, which is the same in every process, to the devices.
+
+  `jax.device_put` would send all of it around to see that it is the same.
+  """
+  return jax.make_array_from_callback(array.shape, placement, lambda part: array[part])
+
+
 def put_replicated(mesh: Mesh, tree: PyTree) -> PyTree:
   """Copies host arrays to every device of the mesh."""
-  return jax.tree.map(lambda x: jax.device_put(np.asarray(x), replicated(mesh)), tree)
+  return jax.tree.map(lambda x: put(np.asarray(x), replicated(mesh)), tree)

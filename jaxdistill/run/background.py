@@ -11,6 +11,8 @@ import sys
 import threading
 from typing import TypeVar
 
+from jaxdistill.run import hosts
+
 T = TypeVar("T")
 
 _PERIOD = 0.2  # seconds from one look at the request to the next
@@ -23,6 +25,9 @@ class Stopped(Exception):
 
 def wait_for(work: Callable[[], T], stop: Callable[[], bool]) -> T:
   """Returns what the work returns, unless the run is to stop before.
+
+  Of several processes none may stop alone: they look at the request when the work is
+  done, as all of them come to that.
 
   Args:
     work: function without arguments, run in a thread of its own. When the run stops
@@ -40,17 +45,23 @@ def wait_for(work: Callable[[], T], stop: Callable[[], bool]) -> T:
     except BaseException as error:
       result.set_exception(error)
 
+  several = hosts.several()
+  hosts.getting_on(slowly=True)
   thread = threading.Thread(target=run, daemon=True)
   thread.start()
   try:
     while not result.done():
       concurrent.futures.wait([result], timeout=_PERIOD)
-      if not result.done() and stop():
+      if not several and not result.done() and stop():
         raise Stopped
   finally:
     if not result.done():
       _give_up(thread)
-  return result.result()
+  done = result.result()
+  hosts.getting_on()
+  if several and stop():
+    raise Stopped
+  return done
 
 
 def _give_up(thread: threading.Thread) -> None:

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from jaxdistill.core.types import PyTree
 from jaxdistill.errors import CheckpointError, StorageError, reason
-from jaxdistill.run import manifest
+from jaxdistill.run import hosts, manifest
 from jaxdistill.run.manifest import MANIFEST, Damaged
 from jaxdistill.run.room import bytes_of, free_bytes, in_units
 
@@ -94,20 +94,50 @@ def save(directory: Path, tree: PyTree, **extra: Any) -> None:
   directory = directory.absolute()
   partial = directory.with_name(f".{directory.name}{_PARTIAL}")
   tree = _raw_keys(tree)
-  try:
-    shutil.rmtree(partial, ignore_errors=True)
-    # Before orbax finds out, whose threads then print tracebacks of their own.
-    if free_bytes(directory) < bytes_of(tree):
-      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    partial.mkdir(parents=True)
+
+  def prepare() -> None:
+    with _writing(directory, partial, tree):
+      shutil.rmtree(partial, ignore_errors=True)
+      # Before orbax finds out, whose threads then print tracebacks of their own.
+      if free_bytes(directory) < bytes_of(tree):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      partial.mkdir(parents=True)
+
+  def commit() -> None:
+    with _writing(directory, partial, tree):
+      manifest.commit(partial, _tree_spec(tree), extra)
+      if directory.exists():
+        shutil.rmtree(directory)
+      os.replace(partial, directory)
+
+  # Every process writes what it holds, into a folder that is the first one's.
+  hosts.on_first(prepare)
+  with _writing(directory, partial, tree):
     with _logged_nowhere(), ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(partial / _DATA, tree)
-    manifest.commit(partial, _tree_spec(tree), extra)
-    if directory.exists():
-      shutil.rmtree(directory)
-    os.replace(partial, directory)
+  hosts.barrier("all have saved")
+  hosts.on_first(commit)
+
+
+@contextlib.contextmanager
+def _writing(directory: Path, partial: Path, tree: PyTree) -> Iterator[None]:
+  """Removes what was begun, and says what is missing, where it cannot be written.
+
+  Args:
+    directory: what is to be committed.
+    partial: where it is written until then.
+    tree: what is written.
+
+  Raises:
+    StorageError: in place of what was raised.
+  """
+  try:
+    yield
   except (OSError, ValueError) as error:
-    shutil.rmtree(partial, ignore_errors=True)
+    if hosts.is_of_others(error):
+      raise
+    if hosts.first():
+      shutil.rmtree(partial, ignore_errors=True)
     raise StorageError(
       f"cannot write checkpoint {directory}: {_why(error)} "
       f"({in_units(bytes_of(tree))} needed, {in_units(free_bytes(directory))} free): "
@@ -253,13 +283,17 @@ class Checkpoints:
     path = self._directory / f"{step:09d}"
     save(path, state, step=step, **extra)
     self._damaged.discard(path)
+    hosts.on_first(lambda: self._delete_before(path))
+    return path
+
+  def _delete_before(self, path: Path) -> None:
+    """Deletes the oldest ones beyond `keep`, as `save` says."""
     counted = []
     for other in self._committed():
       if other not in self._damaged and other.name <= path.name:
         counted.append(other)
     for old in counted[self._keep :]:
       shutil.rmtree(old)
-    return path
 
   def restore(
     self, like: PyTree, digests: Container[Any] | None = None
@@ -277,9 +311,19 @@ class Checkpoints:
       CheckpointError: if there are checkpoints but all are damaged, or the intact one
         does not fit or belongs to another run.
     """
+    # The first process looks at every file; all read what it has found intact.
+    found = hosts.from_first(hosts.on_first(lambda: self._newest_intact(digests)))
+    if found is None:
+      return None
+    name, contents = found
+    return _read(self._directory / name, contents, like), contents
+
+  def _newest_intact(
+    self, digests: Container[Any] | None
+  ) -> tuple[str, dict[str, Any]] | None:
+    """Returns name and manifest of the checkpoint to restore; see `restore`."""
     problems = []
     for path in self._committed():
-      path = path.absolute()
       try:
         contents = _checked_step(path)
       except Damaged as error:
@@ -292,7 +336,7 @@ class Checkpoints:
           f"checkpoint {path} belongs to another configuration than this workdir: move "
           "it away, or use another workdir"
         )
-      return _read(path, contents, like), contents
+      return path.name, contents
     if problems:
       raise CheckpointError(
         f"no intact checkpoint in {self._directory}: {'; '.join(problems)}: start "

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxdistill.core.method import GroupSpec
 from jaxdistill.core.types import QUARANTINED, Group, TrainState
+from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import member_names
 from jaxdistill.errors import DivergedError
 
@@ -133,7 +134,7 @@ class Watch:
     for name, chosen in self._by_group(members).items():
       group = state.cohort[name]
       held = np.where(chosen, QUARANTINED, jax.device_get(group.held))
-      held = jax.device_put(held.astype(np.int32), group.held.sharding)
+      held = sharding.put(held.astype(np.int32), group.held.sharding)
       cohort[name] = dataclasses.replace(group, held=held)
     return dataclasses.replace(state, cohort=cohort)
 

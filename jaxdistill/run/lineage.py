@@ -1,6 +1,7 @@
 """States that a run may start from, besides its own: a shorter run's, another run's."""
 
 from collections.abc import Mapping
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import jax
 
 from jaxdistill.core.types import TrainState
 from jaxdistill.errors import ConfigError, require
+from jaxdistill.run import hosts
 from jaxdistill.run.build import Experiment, build
 from jaxdistill.run.checkpoint import Checkpoints
 from jaxdistill.run.config import ConfigDict, config_differences
@@ -71,16 +73,21 @@ def fork_of(workdir: Path, fork: Path | None) -> Path | None:
     require(
       fork != workdir.absolute(), "--fork names the workdir itself: choose another"
     )
-  if not (workdir / "config.json").exists():
-    return fork
-  origin = read_record(workdir / "config.json").get("forked_from")
-  recorded = Path(origin["path"]) if origin else None
-  require(
-    fork in (None, recorded),
-    f"workdir {workdir} holds a run that does not come from {fork}: choose another "
-    "with --workdir",
-  )
-  return recorded
+
+  def look() -> str | None:
+    if not (workdir / "config.json").exists():
+      return str(fork) if fork else None
+    origin = read_record(workdir / "config.json").get("forked_from")
+    recorded = Path(origin["path"]) if origin else None
+    require(
+      fork in (None, recorded),
+      f"workdir {workdir} holds a run that does not come from {fork}: choose another "
+      "with --workdir",
+    )
+    return str(recorded) if recorded else None
+
+  found = hosts.from_first(hosts.on_first(look))
+  return Path(found) if found else None
 
 
 def read_fork(path: Path, config: ConfigDict, experiment: Experiment) -> Fork:
@@ -96,13 +103,20 @@ def read_fork(path: Path, config: ConfigDict, experiment: Experiment) -> Fork:
     CheckpointError: if it is of another shape, naming the differences.
     BusyError: if that run is not at rest.
   """
-  require((path / "config.json").is_file(), f"--fork: {path} is no workdir of a run")
-  there = read_record(path / "config.json")["config"]
+
+  def look() -> dict[str, Any]:
+    require((path / "config.json").is_file(), f"--fork: {path} is no workdir of a run")
+    return read_record(path / "config.json")["config"]
+
+  there = hosts.from_first(hosts.on_first(look))
+  assert there is not None
   like = dataclasses.replace(experiment.state, intact={})
   if there.get("on_divergence") == "restart":
     like = dataclasses.replace(like, intact=like.cohort)
-  with at_rest(path):
+  with contextlib.ExitStack() as stack:
+    hosts.on_first(lambda: stack.enter_context(at_rest(path)))
     restored = Checkpoints(path / "checkpoints").restore(like)
+    hosts.barrier("the fork is read")
   require(restored is not None, f"--fork: {path} has no checkpoint")
   assert restored is not None
   state, manifest = restored
@@ -119,7 +133,8 @@ def read_fork(path: Path, config: ConfigDict, experiment: Experiment) -> Fork:
     notes.append(
       "warning: that run may have trained on examples that this one holds out"
     )
-  key = jax.device_put(jax.random.key(config.seed), state.key.sharding)
+  new_key = jax.jit(jax.random.key, static_argnums=0, out_shardings=state.key.sharding)
+  key = new_key(config.seed)
   state = dataclasses.replace(state, key=key, intact={})
   origin = {
     "path": str(path),

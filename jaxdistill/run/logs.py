@@ -181,6 +181,30 @@ class MetricLog:
       self._board.close()
 
 
+class NoLog:
+  """The log of a process that writes none: another one does.
+
+  Attributes:
+    seconds: 0.
+  """
+
+  seconds = 0.0
+
+  def write(
+    self,
+    step: int,
+    epoch: float,
+    split: str,
+    values: Mapping[str, float],
+    *,
+    images_per_second: float | None = None,
+  ) -> None:
+    """Does nothing; see `MetricLog.write`."""
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
 def _last_seconds(lines: list[dict[str, Any]]) -> float:
   """Returns the seconds of the last line that has them; 0 if none has."""
   for line in reversed(lines):

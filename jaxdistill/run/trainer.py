@@ -24,7 +24,12 @@ from jaxdistill.engine.dispatch import (
 )
 from jaxdistill.engine.evaluate import Row, compile_eval, evaluate
 from jaxdistill.errors import Preempted, foreign
-from jaxdistill.run import member
+from jaxdistill.run import hosts, member
+from jaxdistill.run.alike import (
+  require_same_config,
+  require_same_data,
+  require_shared,
+)
 from jaxdistill.run.background import Stopped, wait_for
 from jaxdistill.run.build import Experiment, build
 from jaxdistill.run.checkpoint import Checkpoints, remove_partial
@@ -32,7 +37,7 @@ from jaxdistill.run.config import ConfigDict, config_digest, network_keys
 from jaxdistill.run.console import Console, with_model
 from jaxdistill.run.history import History, Window
 from jaxdistill.run.lineage import Fork, fork_of, is_beginning, read_fork
-from jaxdistill.run.logs import MetricLog
+from jaxdistill.run.logs import MetricLog, NoLog
 from jaxdistill.run.manifest import write_json
 from jaxdistill.run.room import shortage_explained
 from jaxdistill.run.workdir import bind_config, locked
@@ -40,6 +45,10 @@ from jaxdistill.run.workdir import bind_config, locked
 
 def _never() -> bool:
   return False
+
+
+def _nothing() -> None:
+  pass
 
 
 def train(
@@ -72,13 +81,16 @@ def train(
       errors in the config or the data, written.
   """
   started = time.perf_counter()
-  console = Console(quiet)
+  # All processes of a run do the same; one of them speaks and writes.
+  console = Console(quiet or not hosts.first())
+  require_same_config(config)
   experiment = build(config)
+  require_same_data(experiment)
   path = Path(workdir)
   checkpoints = Checkpoints(path / "checkpoints", config.keep_checkpoints)
   source = fork_of(path, Path(fork) if fork else None)
   forked = None
-  if source and not checkpoints.exist():
+  if source and not hosts.from_first(checkpoints.exist()):
     forked = read_fork(source, config, experiment)
 
   def goes_on(old: dict[str, Any]) -> bool:
@@ -91,15 +103,21 @@ def train(
     return found
 
   with contextlib.ExitStack() as stack:
-    require_in_place = stack.enter_context(locked(path))
+    require_in_place = hosts.on_first(lambda: stack.enter_context(locked(path)))
+    require_shared(path)
     stack.enter_context(shortage_explained(config, experiment.state))
-    digests = bind_config(
-      path, config, goes_on=goes_on, origin=forked.origin if forked else None
-    )
-    remove_partial(path / "checkpoints", *(path / "members").glob("*"))
-    warning = checkpoints.require_room(experiment.saved_state)
-    if warning:
-      console.say(warning)
+
+    def prepare() -> set[str]:
+      digests = bind_config(
+        path, config, goes_on=goes_on, origin=forked.origin if forked else None
+      )
+      remove_partial(path / "checkpoints", *(path / "members").glob("*"))
+      warning = checkpoints.require_room(experiment.saved_state)
+      if warning:
+        console.say(warning)
+      return digests
+
+    digests = hosts.on_first(prepare)
     try:
       start = _start(experiment, checkpoints, digests, forked, console, stop)
     except Stopped:
@@ -108,7 +126,7 @@ def train(
       experiment=experiment,
       config=config,
       path=path,
-      require_in_place=require_in_place,
+      require_in_place=require_in_place or _nothing,
       checkpoints=checkpoints,
       console=console,
       start=start,
@@ -123,7 +141,8 @@ def train(
     )
     _save_members(files, path, which="last")
     summary = _summarize(experiment, config, run.state, run.history, run.log.seconds)
-    write_json(path / "summary.json", summary)
+    summary = hosts.from_first(summary)
+    hosts.on_first(lambda: write_json(path / "summary.json", summary))
     seconds = time.perf_counter() - started
     console.closing_table(summary, experiment.method.columns, str(path), seconds)
     return summary
@@ -148,7 +167,7 @@ class _Start(NamedTuple):
 def _start(
   experiment: Experiment,
   checkpoints: Checkpoints,
-  digests: Container[str],
+  digests: Container[str] | None,
   forked: Fork | None,
   console: Console,
   stop: Callable[[], bool],
@@ -236,12 +255,14 @@ class _Run:
     self._logged = start.history.step
     self._runner = _Runner(experiment, config.batch_size, console, stop)
     self._loss: float | None = None
-    self.log = MetricLog(
+    open_log = functools.partial(
+      MetricLog,
       path,
       self.history.step,
       evaluated=not self._owes_an_evaluation(),
       started=started,
     )
+    self.log = hosts.on_first(open_log) or NoLog()
 
   @property
   def _ended(self) -> bool:
@@ -285,6 +306,7 @@ class _Run:
     runner, periods = self._runner, self._experiment.periods
     self.state = runner.before_epoch(self.state, self.history.step)
     self.state = runner.dispatch(self.state)
+    hosts.getting_on()
     self.history.step += runner.steps_per_dispatch
     self._saved = False
 
@@ -501,8 +523,13 @@ class _Runner:
 
   def _epoch_order(self, state: TrainState, epoch: int) -> jax.Array:
     num_examples = len(self._experiment.dataset.train.label)
-    order = epoch_order(state.key, epoch, num_examples)
-    return jax.device_put(order, sharding.replicated(self._experiment.mesh))
+    return self._draw_order(state.key, epoch, num_examples)
+
+  @functools.cached_property
+  def _draw_order(self) -> Callable[[jax.Array, int, int], jax.Array]:
+    """`epoch_order`, whose result is on every device."""
+    everywhere = sharding.replicated(self._experiment.mesh)
+    return jax.jit(epoch_order, static_argnums=2, out_shardings=everywhere)
 
   def before_epoch(self, state: TrainState, step: int) -> TrainState:
     """Draws the epoch's order, and makes the method's surveys, where an epoch begins.

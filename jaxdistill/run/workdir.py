@@ -91,6 +91,8 @@ def _take_lock(path: Path) -> int:
   try:
     os.ftruncate(lock, 0)
     os.write(lock, holder.encode())
+    # Other hosts read it.
+    os.fsync(lock)
   except OSError as error:
     os.close(lock)
     raise _unwritable(path, error) from error
@@ -128,12 +130,20 @@ def _unwritable(path: Path, error: OSError) -> StorageError:
   )
 
 
-def _versions() -> dict[str, str]:
+def lock_text(path: Path) -> str:
+  """Returns what its holder has written into the lock of a workdir; "" if nothing."""
+  try:
+    return (path / "LOCK").read_text(errors="replace")
+  except OSError:
+    return ""
+
+
+def versions() -> dict[str, str]:
   """Returns package -> version of what determines the numbers of a run."""
-  versions = {"jaxdistill": jaxdistill.__version__}
+  found = {"jaxdistill": jaxdistill.__version__}
   for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"):
-    versions[name] = importlib.metadata.version(name)
-  return versions
+    found[name] = importlib.metadata.version(name)
+  return found
 
 
 def _git(*args: str) -> str:
@@ -199,7 +209,7 @@ def bind_config(
     "config": config.to_dict(),
     "config_digest": digest,
     "digests": sorted(digests),
-    "versions": _versions(),
+    "versions": versions(),
     "git": _git_revision(),
     "forked_from": origin,
   }

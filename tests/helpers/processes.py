@@ -1,0 +1,116 @@
+"""Several processes of one run on this machine, each with one CPU device."""
+
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import socket
+import subprocess
+import time
+from typing import NamedTuple
+
+from jaxdistill.run import hosts
+from tests.helpers import runs
+
+
+class Ended(NamedTuple):
+  """A process that has ended: its exit code, and what it said."""
+
+  code: int
+  out: str
+  err: str
+
+  @property
+  def last(self) -> str:
+    """The last line on stderr that is this package's."""
+    lines = [line for line in self.err.splitlines() if line.startswith("jaxdistill: ")]
+    return lines[-1] if lines else ""
+
+
+def free_port() -> int:
+  """A port that nobody uses."""
+  with socket.socket() as listener:
+    listener.bind(("127.0.0.1", 0))
+    return listener.getsockname()[1]
+
+
+class Group:
+  """Processes that run `python -m ...` together; killed when the block ends."""
+
+  def __init__(
+    self,
+    commands: Sequence[Sequence[str]],
+    environments: Sequence[Mapping[str, str]] = (),
+    number: int | None = None,
+  ):
+    """Starts them; what they print goes to pipes that are read when they end.
+
+    Args:
+      commands: command line of each.
+      environments: variables of each, besides those of the tests.
+      number: of processes that are to meet; None is that of the commands.
+    """
+    address = f"127.0.0.1:{free_port()}"
+    self.processes = []
+    for index, command in enumerate(commands):
+      own = environments[index] if environments else {}
+      environment = {
+        **runs.environment(),
+        hosts.ADDRESS: address,
+        hosts.PROCESSES: str(number or len(commands)),
+        hosts.PROCESS: str(index),
+        **own,
+      }
+      # JAX takes SIGTERM for itself: only SIGKILL ends one that hangs.
+      process = subprocess.Popen(
+        ["timeout", "-s", "KILL", "280", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=runs.ROOT,
+        env=environment,
+      )
+      self.processes.append(process)
+    self.address = address
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    for index, process in enumerate(self.processes):
+      with contextlib.suppress(ProcessLookupError):
+        self.send(index, 9)
+      process.kill()
+
+  def send(self, index: int, number: int) -> None:
+    """Sends a signal to one of them, not to the `timeout` around it."""
+    parent = self.processes[index].pid
+    children = subprocess.run(
+      ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True
+    )
+    for pid in children.stdout.split():
+      subprocess.run(["kill", f"-{number}", pid], check=False)
+
+  def wait_until(self, condition: Callable[[], bool]) -> None:
+    """Waits for something that they do; fails if one of them ends before."""
+    deadline = time.time() + 200
+    while not condition():
+      for process in self.processes:
+        assert process.poll() is None, process.communicate()
+      assert time.time() < deadline
+      time.sleep(0.005)
+
+  def ends(self, timeout: float = 250) -> list[Ended]:
+    """Waits until all have ended."""
+    deadline = time.time() + timeout
+    ended = []
+    for process in self.processes:
+      left = max(deadline - time.time(), 0.1)
+      out, err = process.communicate(timeout=left)
+      ended.append(Ended(process.returncode, out, err))
+    return ended
+
+
+def run(config, *args: str, number: int = 2) -> list[Ended]:
+  """Trains from a config file in several processes; returns them when they ended."""
+  command = runs.command(config, *args)
+  with Group([command] * number) as group:
+    return group.ends()
