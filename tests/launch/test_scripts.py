@@ -56,3 +56,20 @@ def test_codes_are_the_library_s(path):
   killed = set(values(path, "killed")) - {255}
   assert killed == {134, 137, 143}
   assert not killed & all_codes()
+
+
+def test_the_table_of_codes_is_the_library_s():
+  text = (LAUNCH / "README.md").read_text()
+  rows = re.findall(r"^\| (\d+) \| .* \| (yes|no|) ?\|$", text, re.MULTILINE)
+  table = {int(code): retried for code, retried in rows}
+  expected = dict.fromkeys(all_codes(), "no")
+  expected.update(dict.fromkeys(RETRIED, "yes"))
+  assert table == {0: "", **expected}
+
+
+def test_every_file_has_a_row():
+  text = (LAUNCH / "README.md").read_text()
+  rows = re.findall(r"^\| .* \| `([^`]+)` \| .* \|$", text, re.MULTILINE)
+  named = set(re.findall(r"launch/(\S+)", " ".join(rows)))
+  files = {path.name for path in LAUNCH.iterdir()}
+  assert named == files - {"README.md"}
