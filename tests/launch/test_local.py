@@ -35,14 +35,20 @@ def test_processes_are_told_who_they_are(tmp_path):
     pytest.param(["82 killed", "75 75", "0 0"], 0, 3, id="killed"),
     pytest.param(["82 4"], 4, 1, id="an error of one"),
     pytest.param(["82 134"], 82, 4, id="again and again"),
-    pytest.param(["4 deaf"], 4, 1, id="an error, the other hangs"),
   ],
 )
 def test_restarts_by_exit_code(plan, expected, starts, tmp_path):
   play = Play(tmp_path, *plan)
-  code, _ = play.run("local.sh", "2", WORKDIR, JAXDISTILL_GRACE="0")
+  code, _ = play.run("local.sh", "2", WORKDIR)
   assert code == expected
   assert play.starts(0) == starts
+
+
+def test_a_process_that_outlives_a_failed_one_is_killed(tmp_path):
+  play = Play(tmp_path, "4 deaf")
+  code, _ = play.run("local.sh", "2", WORKDIR, JAXDISTILL_GRACE="0")
+  assert code == 4
+  assert play.starts(0) == 1
   assert not play.left()
 
 
@@ -96,7 +102,7 @@ def test_a_second_signal_leaves_nothing_behind(tmp_path):
   ids=["all", "those named"],
 )
 def test_each_process_has_a_gpu(variables, gpus, tmp_path):
-  play = Play(tmp_path, "0 0 0")
+  play = Play(tmp_path, "0 0")
   code, _ = play.run("local.sh", "2", JAX_PLATFORMS="", **variables)
   assert code == 0
   assert [play.told(process)[0]["gpus"] for process in range(2)] == gpus

@@ -32,19 +32,25 @@ def test_every_task_runs_the_program(tmp_path):
   [
     ("75 75", 75, True),
     ("82 killed", 82, True),
-    ("4 deaf", 4, False),
+    ("4 134", 4, False),
     ("141 0", 141, False),
   ],
 )
 def test_requeues_by_exit_code(plan, expected, requeued, tmp_path):
   play = Play(tmp_path, plan)
-  given = variables(FAKE_KILL_WAIT="0")
-  code, _ = play.run("slurm.sbatch", WORKDIR, **given)
+  code, _ = play.run("slurm.sbatch", WORKDIR, **variables())
   assert code == expected
   calls = []
   if requeued:
     calls = ["requeue 77"]
   assert play.read("scontrol") == calls
+
+
+def test_the_error_of_one_counts_where_others_are_killed_for_it(tmp_path):
+  play = Play(tmp_path, "4 deaf")
+  code, _ = play.run("slurm.sbatch", WORKDIR, **variables(FAKE_KILL_WAIT="0"))
+  assert code == 4
+  assert not play.read("scontrol")
   assert not play.left()
 
 
