@@ -58,7 +58,7 @@ _HEARTBEAT_SECONDS = 30
 _PULSE_SECONDS = 2.0
 # The processes that end by themselves, at the same step, have so long to do it.
 _GRACE_SECONDS = 2.0
-_FAREWELL_SECONDS = 10.0
+_FAREWELL_SECONDS = 4.0
 _LONGEST_WAIT = int(1000 * _SLOW_SECONDS)  # milliseconds
 
 _END = "jaxdistill/end"
@@ -73,11 +73,13 @@ class _Own:
   Attributes:
     joined: whether `connect` has joined it to others.
     leaving: set when it ends by itself.
+    stall_seconds: how long it may stand still between two dispatches.
     deadline: `time.monotonic()` by which it must have got on.
   """
 
   def __init__(self):
     self.joined = False
+    self.stall_seconds = 600.0
     self.leaving = threading.Event()
     self.deadline = float("inf")
 
@@ -156,6 +158,7 @@ def connect() -> None:
   import jax
 
   seconds = _seconds_of(CONNECT_SECONDS, 300)
+  _own.stall_seconds = _seconds_of(STALL_SECONDS, _own.stall_seconds)
   # JAX's own limit would abort the process.
   limit = threading.Timer(seconds, _end_unconnected, [seconds])
   limit.daemon = True
@@ -297,7 +300,8 @@ def require_devices() -> None:
   try:
     number = jax.local_device_count()
     kind = jax.local_devices()[0].platform
-  except (RuntimeError, IndexError) as error:
+  # An assertion of JAX's, for a platform of which it knows nothing.
+  except (RuntimeError, IndexError, AssertionError) as error:
     raise ConfigError(
       f"{_name(index())} has no device: {describe(error)}: give every process one"
     ) from error
@@ -399,7 +403,7 @@ def _as_told(error: Exception) -> tuple[str, str]:
   if isinstance(error, OSError):
     where = error.filename or "a file"
     return StorageError.__name__, f"{where}: {describe(error)}"
-  return JaxdistillError.__name__, f"the first process failed: {describe(error)}"
+  return JaxdistillError.__name__, f"failed: {describe(error)}"
 
 
 def _from_told(name: str, text: str) -> JaxdistillError:
@@ -468,7 +472,7 @@ def getting_on(*, slowly: bool = False) -> None:
   """
   if not _own.joined:
     return
-  seconds = _SLOW_SECONDS if slowly else _seconds_of(STALL_SECONDS, 600)
+  seconds = _SLOW_SECONDS if slowly else _own.stall_seconds
   _own.deadline = time.monotonic() + seconds
   # The last resort, if not even another thread can run.
   faulthandler.dump_traceback_later(seconds + 60, exit=True)
@@ -555,6 +559,7 @@ def _watch() -> None:
   while not _own.leaving.is_set():
     end = _read_end(_PULSE_SECONDS)
     if end:
+      _acknowledge()
       # The main thread may be about to end by itself, with the same code.
       if not _own.leaving.wait(_GRACE_SECONDS):
         _leave_with(end)
@@ -639,16 +644,24 @@ def leave(code: int) -> None:
   _own.leaving.set()
   if code:
     _announce(code, "ended")
-    _wait_for_others()
+    _acknowledge()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      _wait_for_others()
   os._exit(code)
+
+
+def _acknowledge() -> None:
+  """Tells the first process that this one knows of the end."""
+  import jax
+
+  with contextlib.suppress(jax.errors.JaxRuntimeError):
+    _state().client.key_value_set(f"{_GONE}{index()}", "", True)
 
 
 def _wait_for_others() -> None:
   """Keeps the service, which is the first process's, until all know of the end."""
-  client = _state().client
-  client.key_value_set(f"{_GONE}{index()}", "", True)
   deadline = time.monotonic() + _FAREWELL_SECONDS
   while first() and time.monotonic() < deadline:
-    if len(client.key_value_dir_get(_GONE)) == count():
+    if len(_state().client.key_value_dir_get(_GONE)) == count():
       return
     time.sleep(0.05)

@@ -1,7 +1,7 @@
 """Random faults, any number of them: damage and kills, with a seed.
 
 python -m tests.faults.fuzz --kills=50 --mutations=1000 --inputs=1000 --weights=1000 \
-    --configs=3000
+    --configs=3000 --hosts=20
 """
 
 import argparse
@@ -18,6 +18,7 @@ from tests.faults import checkpoints, configs, inputs, kills  # noqa: E402
 
 HARNESSES = {
   "kills": (kills.fuzz, "runs killed with SIGKILL, resumed, compared bit for bit"),
+  "hosts": (kills.fuzz_hosts, "signals to, and kills of, runs of two processes"),
   "mutations": (checkpoints.fuzz, "damaged files of checkpoints"),
   "inputs": (inputs.fuzz_data, "damaged files of data sets, in every layout"),
   "weights": (inputs.fuzz_weights, "damaged files of published weights"),

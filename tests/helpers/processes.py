@@ -2,13 +2,35 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import time
 from typing import NamedTuple
 
+import numpy as np
+
+from jaxdistill.data import Dataset, digits
 from jaxdistill.run import hosts
 from tests.helpers import runs
+
+ODD_DATA = "TEST_ODD_DATA"
+"""Environment variable: `data` has another label there."""
+
+
+def data() -> Dataset:
+  """The digits, in a process that SIGUSR1 makes stand still.
+
+  Other processes have another label in it if `ODD_DATA` is set.
+  """
+  signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1000))
+  found = digits.digits()
+  if ODD_DATA in os.environ:
+    label = np.array(found.train.label)
+    label[5] = (label[5] + 1) % 10
+    found = found._replace(train=found.train._replace(label=label))
+  return found
 
 
 class Ended(NamedTuple):
@@ -98,11 +120,12 @@ class Group:
       assert time.time() < deadline
       time.sleep(0.005)
 
-  def ends(self, timeout: float = 250) -> list[Ended]:
-    """Waits until all have ended."""
+  def ends(self, *indices: int, timeout: float = 250) -> list[Ended]:
+    """Waits until those of some numbers, or all, have ended."""
     deadline = time.time() + timeout
     ended = []
-    for process in self.processes:
+    for index in indices or range(len(self.processes)):
+      process = self.processes[index]
       left = max(deadline - time.time(), 0.1)
       out, err = process.communicate(timeout=left)
       ended.append(Ended(process.returncode, out, err))

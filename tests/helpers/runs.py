@@ -157,7 +157,9 @@ def logged_step(workdir):
   return max((json.loads(line)["step"] for line in lines), default=0)
 
 
-def start_and_signal(config, workdir, step, number=signal.SIGKILL, delay=0.0):
+def start_and_signal(
+  config, workdir, step, number=signal.SIGKILL, delay=0.0, devices=1
+):
   """Starts a run and signals it once it has logged `step`.
 
   Returns:
@@ -169,7 +171,7 @@ def start_and_signal(config, workdir, step, number=signal.SIGKILL, delay=0.0):
     stderr=subprocess.PIPE,
     text=True,
     cwd=ROOT,
-    env=environment(),
+    env=environment(devices),
   )
   deadline = time.time() + 200
   try:

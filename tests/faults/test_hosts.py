@@ -1,0 +1,203 @@
+"""Faults of a run of two processes: either ends in one line, and the run goes on."""
+
+import shutil
+import signal
+import time
+
+import pytest
+
+from jaxdistill import errors
+from jaxdistill.run import hosts
+from tests.helpers import processes, runs
+
+pytestmark = pytest.mark.slow
+
+LOST = errors.PeerLostError.exit_code
+# How JAX ends a process whose coordinator, the first process, is gone.
+ABORTED = -signal.SIGABRT
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  own_data = 'config.data = component("data", "tests.helpers.processes:data")'
+  imported = "from jaxdistill.run.config import component"
+  directory = tmp_path_factory.mktemp("config")
+  return runs.write_config(directory, imported, own_data, *runs.WILD)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+  """The run of one process with two devices."""
+  path = tmp_path_factory.mktemp("whole")
+  result = runs.run(config, f"--workdir={path}", devices=2)
+  assert result.returncode == 0, result.stderr
+  return path
+
+
+def start(config, path, *args, **keywords):
+  """Starts two processes in one workdir."""
+  command = runs.command(config, f"--workdir={path}", *args)
+  return processes.Group([command] * 2, **keywords)
+
+
+def assert_all_end(ended, code, *texts):
+  """Every process has ended with a code and one line that says why."""
+  for process in ended:
+    assert process.code == code, process
+    assert "Traceback" not in process.err, process
+    for text in texts:
+      assert text in process.last, process
+
+
+def test_two_processes_are_one_with_two_devices(config, whole, tmp_path):
+  first, second = processes.run(config, f"--workdir={tmp_path}")
+  assert (first.code, second.code) == (0, 0), (first, second)
+  runs.assert_same_run(whole, tmp_path)
+  # One speaks, and one writes.
+  assert "step 12/12" in first.out
+  assert not second.out.replace("\n", "") or "step" not in second.out
+  assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_stopped_killed_and_gone_on_with_another_number(config, whole, tmp_path):
+  """A signal to one of two, a kill of one, then one process, then two again."""
+
+  def step():
+    return runs.logged_step(tmp_path)
+
+  with start(config, tmp_path) as group:
+    group.wait_until(lambda: step() >= 2)
+    group.send(1, signal.SIGTERM)
+    ended = group.ends()
+  assert_all_end(ended, 75, "state saved")
+  assert ended[0].last == ended[1].last
+
+  with start(config, tmp_path) as group:
+    group.wait_until(lambda: step() >= 6)
+    group.send(1, signal.SIGKILL)
+    since = time.time()
+    survivor = group.ends(0)
+    assert time.time() - since < 10
+  assert_all_end(survivor, LOST)
+
+  code, said = runs.start_and_signal(config, tmp_path, 8, signal.SIGTERM, devices=2)
+  assert code == 75, said
+  ended = processes.run(config, f"--workdir={tmp_path}")
+  assert [process.code for process in ended] == [0, 0], ended
+  runs.assert_same_run(whole, tmp_path)
+
+
+def test_the_first_process_is_killed(config, tmp_path):
+  with start(config, tmp_path) as group:
+    group.wait_until(lambda: runs.logged_step(tmp_path) >= 2)
+    group.send(0, signal.SIGKILL)
+    since = time.time()
+    (survivor,) = group.ends(1)
+    assert time.time() - since < 10
+  assert survivor.code in (LOST, ABORTED), survivor
+
+
+def test_a_process_that_is_stopped_is_lost(config, tmp_path):
+  with start(config, tmp_path) as group:
+    group.wait_until(lambda: runs.logged_step(tmp_path) >= 2)
+    group.send(1, signal.SIGSTOP)
+    since = time.time()
+    survivor = group.ends(0)
+    assert time.time() - since < 45
+  assert_all_end(survivor, LOST, "process 1 has not been heard of")
+
+
+def test_a_process_that_stands_still_ends_all_with_its_stack(config, tmp_path):
+  patience = {hosts.STALL_SECONDS: "5"}
+  with start(config, tmp_path, environments=[patience] * 2) as group:
+    group.wait_until(lambda: runs.logged_step(tmp_path) >= 2)
+    group.send(1, signal.SIGUSR1)
+    since = time.time()
+    ended = group.ends()
+    assert time.time() - since < 30
+  assert_all_end(ended, LOST, "stood still")
+  assert "processes.py" in ended[1].err, ended[1].err
+
+
+def test_a_full_disk_of_the_first_process_ends_all(config, tmp_path):
+  command = runs.command(config, f"--workdir={tmp_path}", "--config.steps=1000")
+  small = ["bash", "-c", 'ulimit -f 12; exec "$@"', "bash", *command]
+  with processes.Group([small, command]) as group:
+    ended = group.ends()
+  assert_all_end(ended, 4, "File too large")
+
+
+def test_an_unwritable_workdir_ends_all(config, tmp_path):
+  path = tmp_path / "file"
+  path.write_text("")
+  assert_all_end(processes.run(config, f"--workdir={path}"), 4, "cannot be written")
+
+
+@pytest.mark.parametrize(
+  "own, text",
+  [
+    ("--config.seed=1", "seed: there 0, here 1"),
+    ("--config.log_every=3 steps", "log_every: there '2 steps', here '3 steps'"),
+    ("--config.seeed=1", "seeed"),
+  ],
+)
+def test_another_config_ends_all(config, tmp_path, own, text):
+  path = tmp_path / "run"
+  command = runs.command(config, f"--workdir={path}")
+  with processes.Group([command, [*command, own]]) as group:
+    ended = group.ends()
+  assert_all_end(ended, 2, text)
+  assert "process 1" in ended[0].last
+  assert not path.exists()
+
+
+def test_other_data_ends_all(config, tmp_path):
+  path = tmp_path / "run"
+  with start(config, path, environments=[{}, {processes.ODD_DATA: "1"}]) as group:
+    ended = group.ends()
+  assert_all_end(ended, 2, "process 1 on", "another data set (digits)")
+  assert not path.exists()
+
+
+def test_other_code_ends_all(config, tmp_path):
+  for name in ("jaxdistill", "tests"):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(runs.ROOT / name, tmp_path / "code" / name, ignore=ignored)
+  changed = tmp_path / "code" / "jaxdistill" / "metrics.py"
+  changed.write_text(changed.read_text() + "\n# Another line.\n")
+  command = runs.command(config, f"--workdir={tmp_path / 'run'}")
+  there = ["env", "-C", str(tmp_path / "code"), *command]
+  other = {"PYTHONPATH": str(tmp_path / "code")}
+  with processes.Group([command, there], [{}, other]) as group:
+    ended = group.ends()
+  assert_all_end(ended, 2, "process 1 on", "other code", "files of jaxdistill")
+
+
+def test_a_workdir_that_is_not_shared_ends_all(config, tmp_path):
+  commands = [runs.command(config, f"--workdir={tmp_path / name}") for name in "ab"]
+  with processes.Group(commands) as group:
+    ended = group.ends()
+  assert_all_end(ended, 2, "process 1 on", "does not see the workdir")
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_who_is_alone_says_where_it_has_waited(config, tmp_path, process):
+  own = {hosts.PROCESS: str(process), hosts.CONNECT_SECONDS: "4"}
+  command = runs.command(config, f"--workdir={tmp_path / 'run'}")
+  with processes.Group([command], [own], number=2) as group:
+    ended = group.ends(timeout=60)
+    assert_all_end(ended, LOST, group.address, "within 4 s")
+
+
+def test_a_process_without_a_device_ends_all(config, tmp_path):
+  none = {"JAX_PLATFORMS": "cuda"}
+  with start(config, tmp_path / "run", environments=[{}, none]) as group:
+    ended = group.ends(timeout=120)
+  assert_all_end(ended, 2, "process 1 on", "has no device")
+
+
+def test_a_mesh_that_leaves_a_process_out_ends_all(config, tmp_path):
+  ended = processes.run(
+    config, f"--workdir={tmp_path / 'run'}", "--config.mesh.devices=1"
+  )
+  assert_all_end(ended, 2, "mesh.devices=1")
