@@ -13,8 +13,11 @@ _FILE = re.compile(r"# (\w+\.py)\n")
 
 
 def all_pages() -> list[Path]:
-  """README, the other pages at the root, and those in docs."""
-  return sorted([*runs.ROOT.glob("*.md"), *(runs.ROOT / "docs").glob("*.md")])
+  """README, the other pages at the root, and those in docs and launch."""
+  pages = []
+  for folder in (runs.ROOT, runs.ROOT / "docs", runs.ROOT / "launch"):
+    pages += folder.glob("*.md")
+  return sorted(pages)
 
 
 def name_of(page: Path) -> str:

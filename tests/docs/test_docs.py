@@ -39,7 +39,7 @@ def config_arguments(page):
 
 def repository_files(page):
   """Files and folders of the repository that a page names in backquotes."""
-  roots = "jaxdistill|tests|benchmarks|docs"
+  roots = "jaxdistill|tests|benchmarks|docs|launch"
   return [
     text
     for text in pages.inline_code(page)
