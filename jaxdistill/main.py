@@ -112,10 +112,11 @@ def run(argv: Sequence[str]) -> None:
     )
   # Imported late: they pull in jax, and a wrong command line should be told at once.
   from jaxdistill.engine import sharding
-  from jaxdistill.run import trainer
+  from jaxdistill.run import allocator, trainer
   from jaxdistill.run.config import load_config
   from jaxdistill.run.config_files import find_config
 
+  allocator.keep_memory()
   sharding.keep_order_on_cpu()
   config = load_config(_CONFIG.value, assignments)
   now = time.strftime("%Y%m%d-%H%M%S")

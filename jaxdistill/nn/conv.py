@@ -18,8 +18,10 @@ import jax.numpy as jnp
 # What Linen passes for two spatial dimensions.
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
-# Images of one kernel gradient on a CPU; those of a batch are added up.
+# A kernel's gradient on a CPU is the sum over parts of the batch: parts of so many
+# images, or more of them where there would be too many parts.
 IMAGES_AT_ONCE = 16
+MOST_PARTS = 8
 
 # ((top, bottom), (left, right)).
 Borders = Sequence[tuple[int, int]]
@@ -157,16 +159,16 @@ def _cpu_conv(
   **geometry: Any,
 ) -> jax.Array:
   """Computes `lax.conv_general_dilated`, by other means where XLA is slow on a CPU."""
-  if not isinstance(padding, str) and _is_default(geometry):
-    if feature_group_count == lhs.shape[-1] == rhs.shape[-1]:
-      return _depthwise(lhs, rhs, window_strides, padding)
-    if feature_group_count == 1 and _reads_single_pixels(rhs, padding):
-      return _pointwise(lhs, rhs, window_strides)
-    if feature_group_count > 1:
-      # As many times more multiplications as there are groups, and still much quicker:
-      # grouped ones are on a slow path.
-      rhs = _ungrouped(rhs, feature_group_count)
-      feature_group_count = 1
+  way = _cpu_way(lhs, rhs, padding, feature_group_count, geometry)
+  if way == "depthwise":
+    return _depthwise(lhs, rhs, window_strides, padding)
+  if way == "pointwise":
+    return _pointwise(lhs, rhs, window_strides)
+  if way == "grouped":
+    # As many times more multiplications as there are groups, and still much quicker:
+    # grouped ones are on a slow path.
+    rhs = _ungrouped(rhs, feature_group_count)
+    feature_group_count = 1
   return lax.conv_general_dilated(
     lhs,
     rhs,
@@ -175,6 +177,29 @@ def _cpu_conv(
     feature_group_count=feature_group_count,
     **geometry,
   )
+
+
+def _cpu_way(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  padding: str | Borders,
+  groups: int,
+  geometry: dict[str, Any],
+) -> str:
+  """Names the way in which a CPU computes a convolution.
+
+  Returns:
+    "depthwise", "pointwise", "grouped", "dense", or "general" for what is left to XLA.
+  """
+  if isinstance(padding, str) or not _is_default(geometry):
+    return "general"
+  if groups == lhs.shape[-1] == rhs.shape[-1]:
+    return "depthwise"
+  if groups > 1:
+    return "grouped"
+  if _reads_single_pixels(rhs, padding):
+    return "pointwise"
+  return "dense"
 
 
 def _cpu_gradients(
@@ -187,29 +212,30 @@ def _cpu_gradients(
   **geometry: Any,
 ) -> tuple[jax.Array, jax.Array]:
   """Computes the gradients of `_cpu_conv` for its input and its kernel."""
-  is_written_out = not isinstance(padding, str) and _is_default(geometry)
-  is_depthwise = feature_group_count == lhs.shape[-1] == rhs.shape[-1]
-  is_pointwise = is_written_out and _reads_single_pixels(rhs, padding)
-  if not is_written_out or is_depthwise or (is_pointwise and feature_group_count == 1):
-    convolve = functools.partial(
-      _cpu_conv,
-      window_strides=window_strides,
-      padding=padding,
-      feature_group_count=feature_group_count,
-      **geometry,
-    )
-    _, pull_back = jax.vjp(convolve, _materialised(lhs), rhs)
-    return pull_back(_materialised(cotangent))
-  pull_back_kernel = None
-  if feature_group_count > 1:
+  way = _cpu_way(lhs, rhs, padding, feature_group_count, geometry)
+  if way == "dense" and not isinstance(padding, str):
+    window = _Window(rhs.shape[:2], tuple(window_strides), padding)
+    # XLA does not fuse across a call that it may not inline: it would recompute the
+    # layers before the gradient inside its transpositions.
+    with set_xla_metadata(inlineable="false"):
+      kernel_gradient = _kernel_gradient(lhs, cotangent, window)
+    return _input_gradient(rhs, cotangent, lhs.shape[1:3], window), kernel_gradient
+  if way == "grouped":
     ungroup = functools.partial(_ungrouped, groups=feature_group_count)
-    rhs, pull_back_kernel = jax.vjp(ungroup, rhs)
-  window = _Window(rhs.shape[:2], tuple(window_strides), padding)
-  with set_xla_metadata(inlineable="false"):
-    kernel_gradient = _kernel_gradient(lhs, cotangent, window)
-  if pull_back_kernel:
-    (kernel_gradient,) = pull_back_kernel(kernel_gradient)
-  return _input_gradient(rhs, cotangent, lhs.shape[1:3], window), kernel_gradient
+    full, pull_back_kernel = jax.vjp(ungroup, rhs)
+    lhs_gradient, full_gradient = _cpu_gradients(
+      lhs, full, cotangent, window_strides, padding, **geometry
+    )
+    return lhs_gradient, *pull_back_kernel(full_gradient)
+  convolve = functools.partial(
+    _cpu_conv,
+    window_strides=window_strides,
+    padding=padding,
+    feature_group_count=feature_group_count,
+    **geometry,
+  )
+  _, pull_back = jax.vjp(convolve, _materialised(lhs), rhs)
+  return pull_back(_materialised(cotangent))
 
 
 class _Window(NamedTuple):
@@ -246,18 +272,29 @@ def _kernel_gradient(
     reach = (cotangent.shape[1 + axis] - 1) * window.strides[axis] + 1
     after = window.size[axis] - 1 + reach - lhs.shape[1 + axis] - before
     borders.append((before, after))
-  total = jnp.zeros((), cotangent.dtype)
-  for first in range(0, lhs.shape[0], IMAGES_AT_ONCE):
-    some = slice(first, first + IMAGES_AT_ONCE)
-    total = total + lax.conv_general_dilated(
-      lhs[some].transpose(3, 1, 2, 0),
-      cotangent[some].transpose(1, 2, 0, 3),
+
+  def over(images, cotangents):
+    return lax.conv_general_dilated(
+      images.transpose(3, 1, 2, 0),
+      cotangents.transpose(1, 2, 0, 3),
       window_strides=(1, 1),
       padding=borders,
       rhs_dilation=window.strides,
       dimension_numbers=NHWC,
+      preferred_element_type=jnp.promote_types(cotangents.dtype, jnp.float32),
     )
-  return total.transpose(1, 2, 0, 3)
+
+  parts = 1
+  if lhs.shape[0] % IMAGES_AT_ONCE == 0:
+    parts = min(lhs.shape[0] // IMAGES_AT_ONCE, MOST_PARTS)
+  # A part takes every so manieth image: with images spread over devices, each device
+  # then has its portion of every part.
+  by_part = (-1, parts)
+  images = lhs.reshape(*by_part, *lhs.shape[1:])
+  cotangents = cotangent.reshape(*by_part, *cotangent.shape[1:])
+  sums = [over(images[:, part], cotangents[:, part]) for part in range(parts)]
+  gradient = sum(sums[1:], start=sums[0])
+  return gradient.transpose(1, 2, 0, 3).astype(cotangent.dtype)
 
 
 def _input_gradient(

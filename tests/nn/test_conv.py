@@ -148,6 +148,24 @@ def test_conv_and_its_gradients_are_those_of_lax(rng, geometry):
   check(run(member_conv, x, w), run(lax.conv_general_dilated, x, w), 1e-5)
 
 
+def test_gradients_of_a_large_batch_in_a_loop_are_those_of_lax(rng):
+  x = jnp.asarray(rng.normal(size=(160, 6, 5, 3)), jnp.float32)
+  w = jnp.asarray(rng.normal(size=(3, 3, 3, 4)), jnp.float32)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(function, x, w):
+    def loss(x, w):
+      return jnp.mean(linen_conv(function, x, w, stride=2) ** 2)
+
+    def descend(w, _):
+      x_grad, w_grad = jax.grad(loss, argnums=(0, 1))(x, w)
+      return w - w_grad, (x_grad, w_grad)
+
+    return jax.lax.scan(descend, w, length=2)
+
+  check(run(member_conv, x, w), run(lax.conv_general_dilated, x, w), 1e-5)
+
+
 @pytest.mark.parametrize(
   "shared, dtype, tolerance",
   [
