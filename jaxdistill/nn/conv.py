@@ -160,7 +160,7 @@ def _cpu_conv(
 ) -> jax.Array:
   """Computes `lax.conv_general_dilated`, by other means where XLA is slow on a CPU."""
   way = _cpu_way(lhs, rhs, padding, feature_group_count, geometry)
-  if way == "depthwise":
+  if way == "depthwise" and not isinstance(padding, str):
     return _depthwise(lhs, rhs, window_strides, padding)
   if way == "pointwise":
     return _pointwise(lhs, rhs, window_strides)

@@ -35,7 +35,7 @@ def keep_memory() -> bool:
 
 def _runs_on_cpu() -> bool:
   """Tells, without starting JAX's backends, whether there is only the CPU."""
-  chosen = jax.config.jax_platforms
+  chosen = getattr(jax.config, "jax_platforms", None)
   if chosen:
     return chosen == "cpu"
   plugins = importlib.metadata.entry_points(group="jax_plugins")
