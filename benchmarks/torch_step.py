@@ -1,4 +1,6 @@
-"""The competitive step of equal CIFAR ResNets as a PyTorch user would write it.
+"""The competitive step of equal networks as a PyTorch user would write it.
+
+CIFAR ResNets, Wide ResNets and MobileNetV2 for small images.
 
 Eager, with the data on the device.
 """
@@ -47,6 +49,106 @@ class ResNet(nn.Module):
     return self.head(pooled), pooled
 
 
+class WideBlock(nn.Module):
+  def __init__(self, inputs, outputs, stride):
+    super().__init__()
+    self.norm1, self.norm2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+    self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+    self.shortcut = None
+    if inputs != outputs:
+      self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+  def forward(self, x):
+    before = F.relu(self.norm1(x))
+    if self.shortcut:
+      x = self.shortcut(before)
+    return x + self.conv2(F.relu(self.norm2(self.conv1(before))))
+
+
+class WideResNet(nn.Module):
+  def __init__(self, depth, widen, num_classes):
+    super().__init__()
+    blocks, inputs = [], 16
+    for stage in range(3):
+      for block in range((depth - 2) // 6):
+        outputs = 16 * widen * 2**stage
+        blocks.append(WideBlock(inputs, outputs, 2 if stage and not block else 1))
+        inputs = outputs
+    self.stem = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+    self.blocks = nn.Sequential(*blocks)
+    self.norm, self.head = nn.BatchNorm2d(inputs), nn.Linear(inputs, num_classes)
+
+  def forward(self, x):
+    pooled = F.relu(self.norm(self.blocks(self.stem(x)))).mean((2, 3))
+    return self.head(pooled), pooled
+
+
+def _unit(inputs, outputs, kernel, stride=1, groups=1):
+  conv = nn.Conv2d(
+    inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False
+  )
+  return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU6())
+
+
+class InvertedResidual(nn.Module):
+  def __init__(self, inputs, outputs, expansion, stride):
+    super().__init__()
+    hidden = expansion * inputs
+    self.is_residual = stride == 1 and inputs == outputs
+    expand = [_unit(inputs, hidden, 1)] if expansion > 1 else []
+    self.layers = nn.Sequential(
+      *expand,
+      _unit(hidden, hidden, 3, stride, groups=hidden),
+      nn.Conv2d(hidden, outputs, 1, bias=False),
+      nn.BatchNorm2d(outputs),
+    )
+
+  def forward(self, x):
+    y = self.layers(x)
+    return x + y if self.is_residual else y
+
+
+class MobileNetV2(nn.Module):
+  # (expansion, channels, blocks, stride), with fewer strides for 32 pixels.
+  STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+  )
+
+  def __init__(self, num_classes):
+    super().__init__()
+    layers, inputs = [_unit(3, 32, 3)], 32
+    for expansion, outputs, blocks, stride in self.STAGES:
+      for block in range(blocks):
+        own_stride = stride if block == 0 else 1
+        layers.append(InvertedResidual(inputs, outputs, expansion, own_stride))
+        inputs = outputs
+    self.layers = nn.Sequential(*layers, _unit(inputs, 1280, 1))
+    self.head = nn.Linear(1280, num_classes)
+
+  def forward(self, x):
+    pooled = self.layers(x).mean((2, 3))
+    return self.head(pooled), pooled
+
+
+def _network(group, num_classes):
+  """Returns the network of a group of the config."""
+  if group.model == "wide_resnet.wrn":
+    return WideResNet(group.depth, group.widen, num_classes)
+  if group.model == "mobilenet.v2":
+    if group.stem != "cifar":
+      raise SystemExit("PyTorch's MobileNetV2 here has the stem for small images")
+    return MobileNetV2(num_classes)
+  depth = int(group.model.rpartition("resnet")[2])
+  return ResNet(depth, num_classes, group.width)
+
+
 def _augment(x):
   size, device = x.shape[0], x.device
   x = F.pad(x, (4, 4, 4, 4))
@@ -90,18 +192,17 @@ def _competitive_loss(logits, features, labels):
 
 
 def variant(config, num_classes, examples):
-  """Builds the step for a config whose cohort is one group of CIFAR ResNets.
+  """Builds the step for a config whose cohort is one group of a network above.
 
   Returns:
     (run one step, 1, seconds of the first step).
   """
   (group,) = config.cohort.values()
-  depth = int(group.model.rpartition("resnet")[2])
   device = "cuda" if torch.cuda.is_available() else "cpu"
   dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
   nets = []
   for _ in range(group.members):
-    nets.append(ResNet(depth, num_classes, group.width).to(device))
+    nets.append(_network(group, num_classes).to(device))
   optimizers = [_optimizer(net, config.optimizer, device) for net in nets]
   size = (examples, 3, 32, 32)
   images = torch.randint(0, 256, size, dtype=torch.uint8, device=device)

@@ -135,11 +135,12 @@ def _train(path: str, assignments: Sequence[str]) -> None:
   """
   # Imported late: they pull in jax, and a wrong command line should be told at once.
   from jaxdistill.engine import sharding
-  from jaxdistill.run import trainer
+  from jaxdistill.run import allocator, trainer
   from jaxdistill.run.config import load_config
   from jaxdistill.run.config_files import find_config
 
   several = hosts.several()
+  allocator.keep_memory()
   sharding.keep_order_on_cpu(several)
   hosts.require_devices()
   config = load_config(path, assignments)

@@ -29,8 +29,7 @@ def make_dispatch(
     mesh: device mesh.
     batch_size: B, a multiple of the number of devices.
     steps_per_epoch: steps of an epoch; a dispatch must not cross its end.
-    steps_per_dispatch: steps run by one call. One step is run without a loop around it,
-      because XLA's CPU backend runs convolutions inside loops on a slow path.
+    steps_per_dispatch: steps run by one call. One step is run without a loop around it.
 
   Returns:
     (state, image uint8[N, H, W, 3], label i32[N], order i32[N]) -> (state, summed

@@ -37,8 +37,9 @@ from jaxdistill.run.pretrained import InitialWeights
 from jaxdistill.run.sections import group_optimizer, operation, peak_rate
 
 # Steps that one call runs where the config does not say. On a CPU a loop around the
-# step costs far more than the dispatch it saves; on accelerators the dispatch is what a
-# small network waits for. See benchmarks/step.py.
+# step costs about what the dispatches cost that it saves, and a signal would wait for
+# its end; on accelerators the dispatch is what a small network waits for. See
+# benchmarks/step.py.
 MAX_STEPS_PER_DISPATCH = {"cpu": 1, "gpu": 100, "tpu": 100}
 
 # More is a slip of the fingers; it would take hours to find that out.
@@ -437,7 +438,7 @@ def _make_specs(
         name,
         members=group.members,
         tx=tx,
-        unroll=mapping == "unroll",
+        mapping=mapping,
         average=config.ema_decay,
         schedule=schedule,
         num_classes=num_classes,
