@@ -5,6 +5,7 @@ and batch statistics are global under `jit`, so results do not depend on the num
 devices beyond rounding.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import logging
 import os
@@ -40,21 +41,27 @@ def keep_order_on_cpu() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} {_IN_ORDER}".strip()
 
 
-def make_mesh(num_devices: int = 0) -> Mesh:
+def make_mesh(num_devices: int = 0, devices: Sequence[Any] | None = None) -> Mesh:
   """Builds the one-dimensional mesh over `num_devices` devices (0: all there are).
+
+  Args:
+    num_devices: how many are taken.
+    devices: those to take them from, which need not be there; None: those there are.
 
   Raises:
     ConfigError: if there are fewer.
   """
   available = jax.devices()
+  if devices is not None:
+    available = list(devices)
   require(
     0 <= num_devices <= len(available),
     f"mesh.devices is {num_devices}, but there are {len(available)}",
   )
-  devices = available[: num_devices or None]
+  taken = available[: num_devices or None]
   if (
-    len(devices) > 1
-    and devices[0].platform == "cpu"
+    len(taken) > 1
+    and taken[0].platform == "cpu"
     and _IN_ORDER not in os.environ.get("XLA_FLAGS", "")
   ):
     _log.warning(
@@ -63,8 +70,17 @@ def make_mesh(num_devices: int = 0) -> Mesh:
     )
   # Explicit axes, the default of make_mesh, do not work with vmapped convolutions.
   return jax.make_mesh(
-    (len(devices),), (DATA,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
+    (len(taken),), (DATA,), axis_types=(jax.sharding.AxisType.Auto,), devices=taken
   )
+
+
+def platform_of(mesh: Mesh) -> str:
+  """Returns "cpu", "gpu" or "tpu": what the mesh consists of, here or elsewhere."""
+  platform = mesh.devices.flat[0].platform
+  # Devices that are described and not there are named after their maker.
+  if platform in ("cuda", "rocm"):
+    return "gpu"
+  return platform
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

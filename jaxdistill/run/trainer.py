@@ -495,7 +495,8 @@ class _Runner:
     for spec in self._experiment.specs:
       groups.append(f"{spec.size} {with_model(spec.name, models[spec.name])}")
     cohort = " + ".join(groups)
-    devices = _counted(self._experiment.mesh.size, f"{jax.default_backend()} device")
+    mesh = self._experiment.mesh
+    devices = _counted(mesh.size, f"{sharding.platform_of(mesh)} device")
     steps = _counted(steps_per_dispatch, "step")
     return f"{cohort}, batch {self._batch_size}, {devices}, {steps} per dispatch"
 
