@@ -8,8 +8,6 @@ such as `--config.epochs=5`. The same command with the same workdir resumes.
 """
 
 from collections.abc import Callable, Sequence
-import itertools
-import shlex
 import signal
 import sys
 import time
@@ -18,6 +16,7 @@ from absl import flags
 
 from jaxdistill.errors import ConfigError, run_command
 from jaxdistill.run import background
+from jaxdistill.run.assignments import assignments
 
 _CONFIG = flags.DEFINE_string(
   "config",
@@ -33,7 +32,6 @@ _FORK = flags.DEFINE_string(
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
-_PREFIX = "--config."
 _USAGE = (
   "python -m jaxdistill.main --config=FILE [--config.KEY=VALUE ...] [--workdir=DIR]"
 )
@@ -69,28 +67,6 @@ def _help() -> str:
   return "\n\n".join(parts)
 
 
-def _assignments(arguments: Sequence[str]) -> list[str]:
-  """Returns what overrides the config, each as `key=value`.
-
-  Args:
-    arguments: what is left of the command line without the program's own flags.
-
-  Raises:
-    ConfigError: for an argument that is not of the form --config.key=value.
-  """
-  for argument, value in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
-    if not argument.startswith(_PREFIX):
-      raise ConfigError(f"command line: unknown argument {argument!r}: {_USAGE}")
-    if "=" not in argument:
-      # A value that was given behind a space.
-      if not value or value.startswith("--"):
-        value = "VALUE"
-      raise ConfigError(
-        f"command line: {argument} has no value: write {argument}={shlex.quote(value)}"
-      )
-  return [argument.removeprefix(_PREFIX) for argument in arguments]
-
-
 def run(argv: Sequence[str]) -> None:
   """Parses the command line and trains.
 
@@ -104,7 +80,7 @@ def run(argv: Sequence[str]) -> None:
     rest = flags.FLAGS(["jaxdistill", *argv], known_only=True)[1:]
   except flags.Error as error:
     raise ConfigError(f"command line: {error}") from error
-  assignments = _assignments(rest)
+  changes = assignments(rest, _USAGE)
   if not _CONFIG.value:
     raise ConfigError(
       f"command line: no --config given: {_USAGE}; python -m jaxdistill configs lists "
@@ -117,7 +93,7 @@ def run(argv: Sequence[str]) -> None:
   from jaxdistill.run.config_files import find_config
 
   sharding.keep_order_on_cpu()
-  config = load_config(_CONFIG.value, assignments)
+  config = load_config(_CONFIG.value, changes)
   now = time.strftime("%Y%m%d-%H%M%S")
   default_workdir = f"runs/{find_config(_CONFIG.value).run_name}/{now}"
   workdir = _WORKDIR.value or default_workdir
