@@ -4,7 +4,7 @@ For TPUs libtpu describes them, which works on any machine; for GPUs JAX's CUDA 
 is told what one of them is like, and no driver is needed.
 """
 
-from importlib import metadata
+import importlib.metadata
 import math
 import os
 import re
@@ -148,8 +148,8 @@ def _require_installed(text: str, extra: _Extra) -> None:
   """Raises ConfigError if an optional dependency is not there."""
   for package in extra.packages:
     try:
-      metadata.version(package)
-    except metadata.PackageNotFoundError:
+      importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
       continue
     return
   raise ConfigError(

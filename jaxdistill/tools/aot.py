@@ -30,7 +30,7 @@ from jaxdistill.run import background
 from jaxdistill.run.assignments import assignments
 from jaxdistill.run.build import Experiment, build
 from jaxdistill.run.config import ConfigDict, load_config
-from jaxdistill.run.console import Console
+from jaxdistill.run.console import Console, with_model
 from jaxdistill.run.room import bytes_of, in_units
 from jaxdistill.tools import _aot_report, _hlo
 from jaxdistill.tools._topologies import Topology, open_topology
@@ -290,7 +290,8 @@ def compile_ahead(
 
   members = {}
   for spec in experiment.specs:
-    members[spec.name] = (
+    group = with_model(spec.name, experiment.models[spec.name])
+    members[group] = (
       spec.size,
       parameter_count(experiment.state.cohort[spec.name]),
     )
