@@ -56,7 +56,7 @@ class Report:
   capacity: int
   """Published bytes of a device."""
   flops: float
-  """Of a step, on all devices."""
+  """Of a step, on one device."""
   images: tuple[int, ...]
   """Shape of the training images: (N, H, W, 3)."""
   tables: Sequence[tuple[int, ...]]
@@ -116,9 +116,9 @@ def _memory(report: Report) -> list[tuple[str, str]]:
 
 def _work(report: Report) -> list[tuple[str, str]]:
   """Returns the rows about the work of a step on a device."""
-  flops = report.flops / 1e9
-  each = flops / report.devices
-  rows = [("work", f"{flops:,.4g} GFLOPs a step, {each:,.4g} on a device")]
+  each = report.flops / 1e9
+  together = each * report.devices
+  rows = [("work", f"{together:,.4g} GFLOPs a step, {each:,.4g} on a device")]
   cycles = _hlo.estimated_cycles(report.program)
   if cycles:
     rows.append(("estimated cycles", f"{cycles:,}, loops once, branches all"))

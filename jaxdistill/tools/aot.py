@@ -44,8 +44,8 @@ _SIZES = "--examples=1281167,50000 --image=224,224 --classes=1000"
 # Data sets of known size, and their classes.
 _CIFAR = {"cifar.cifar10": 10, "cifar.cifar100": 100}
 
-# What XLA for TPUs says of a program that is too large.
-_TOO_LARGE = re.compile(r"Used (\S+) of (\S+) hbm")
+# In what XLA says of a program that is too large: what it takes, then what there is.
+_AMOUNT = re.compile(r"\b(\d[\d.]*[KMGT])\b")
 
 
 # The data set, as shapes.
@@ -123,8 +123,8 @@ def _on_every_device(experiment: Experiment, tree: PyTree) -> Any:
 def _resident(experiment: Experiment, split: Split) -> Resident:
   """Returns the shapes of a split on the devices."""
   count, *shape = split.image.shape
-  pixels = jax.ShapeDtypeStruct((count, math.prod(shape)), jnp.uint8)
-  label = jax.ShapeDtypeStruct((count,), jnp.int32)
+  pixels: Any = jax.ShapeDtypeStruct((count, math.prod(shape)), jnp.uint8)
+  label: Any = jax.ShapeDtypeStruct((count,), jnp.int32)
   return _on_every_device(
     experiment, Resident(pixels=pixels, label=label, shape=tuple(shape))
   )
@@ -214,20 +214,31 @@ def _compile(name: str, lowered: Any) -> Any:
     # In a thread, so that Ctrl-C is heard.
     return background.wait_for(lowered.compile, lambda: False)
   except jax.errors.JaxRuntimeError as error:
-    found = _TOO_LARGE.search(str(error))
-    if not found:
+    if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     raise ConfigError(
-      f"{name} does not fit: a device needs {found[1]} and has {found[2]} for it: take "
-      "more devices, fewer members or a smaller batch_size"
+      f"{name} does not fit{amounts(str(error))}: take more devices, fewer members or "
+      "a smaller batch_size"
     ) from error
 
 
-def _flops(experiment: Experiment, batch_size: int) -> float:
-  """Returns the work of a step on all devices, as it is written.
+def amounts(text: str) -> str:
+  """Returns what XLA says a device needs and has, of an error that says it."""
+  found = _AMOUNT.findall(text)
+  if len(found) < 2:
+    return ""
+  needed, available, *_ = found
+  return f": XLA wants {needed} of a device, of {available} that a program can have"
 
-  XLA counts it in the program before it is optimised, and a loop as if it ran once.
+
+def _flops(experiment: Experiment, batch_size: int, compiled: Any) -> float:
+  """Returns the work of a step on a device; XLA counts a loop as if it ran once.
+
+  Where the compiler does not tell, it is the work of the step as it is written.
   """
+  cost = compiled.cost_analysis() or {}
+  if cost.get("flops", 0.0) > 0:
+    return cost["flops"]
   state = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), experiment.state
   )
@@ -245,7 +256,7 @@ def _flops(experiment: Experiment, batch_size: int) -> float:
   with as_written():
     lowered = jax.jit(experiment.train_step).lower(state, batch)
   cost = lowered.cost_analysis() or {}
-  return cost.get("flops", 0.0)
+  return cost.get("flops", 0.0) / experiment.mesh.size
 
 
 def _tables(experiment: Experiment) -> list[tuple[int, ...]]:
@@ -308,7 +319,7 @@ def compile_ahead(
     members=members,
     memory=_memory(experiment, compiled),
     capacity=topology.memory,
-    flops=_flops(experiment, config.batch_size),
+    flops=_flops(experiment, config.batch_size, compiled),
     images=experiment.dataset.train.image.shape,
     tables=_tables(experiment),
     program=_hlo.parse(compiled.as_text()),

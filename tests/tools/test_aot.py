@@ -31,7 +31,7 @@ REPORT = _aot_report.Report(
     arguments=2 * GIB, outputs=512, temporaries=GIB, code=GIB // 2, beside=GIB // 2
   ),
   capacity=16 * GIB,
-  flops=4e9,
+  flops=1e9,
   images=(2000, 8, 8, 3),
   tables=[(2000, 2, 10)],
   program=(),
@@ -120,10 +120,15 @@ def test_a_data_set_of_shapes_takes_no_memory():
     aot.shapes_only((5, 5), (8, 8), 2, holdout=5)
 
 
+def rows_in(text):
+  """Returns label -> value of a printed table."""
+  _, *lines = text.splitlines()
+  return dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in lines)
+
+
 def rows_of(report):
   """Returns label -> value of a report's table."""
-  _, *lines = _aot_report.table(report).splitlines()
-  return dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in lines)
+  return rows_in(_aot_report.table(report))
 
 
 def test_the_table_tells_what_fits():
@@ -157,27 +162,45 @@ def test_what_does_not_fit_is_refused_with_both_numbers():
     _aot_report.require_fits(dataclasses.replace(REPORT, capacity=3 * GIB))
 
 
-def compiled_for_v5e(*arguments):
-  """Returns the rows of the table that the command prints."""
-  command = [sys.executable, "-m", "jaxdistill", "aot", CONFIG, V5E]
-  command += ["--config.batch_size=32", "--config.steps_per_dispatch=1"]
+@pytest.mark.parametrize(
+  "text, told",
+  [
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+      "temporaries (189.43G) exceeds available HBM (15.75G).",
+      "189.43G of a device, of 15.75G",
+    ),
+    ("Used 20.50G of 15.75G hbm. Exceeded by 4.75G.", "20.50G of a device, of 15.75G"),
+    ("RESOURCE_EXHAUSTED: no more", ""),
+  ],
+)
+def test_what_xla_says_of_a_program_that_is_too_large(text, told):
+  assert told in aot.amounts(text)
+  assert bool(told) == bool(aot.amounts(text))
+
+
+def run_for(topology, *arguments):
+  """Runs the command for a pair of small networks in a process of its own."""
+  command = [sys.executable, "-m", "jaxdistill", "aot", CONFIG]
+  command += [f"--topology={topology}", "--config.steps_per_dispatch=1"]
   command += ["--config.cohort.resnet8=none", *arguments]
-  result = subprocess.run(
+  return subprocess.run(
     command, capture_output=True, text=True, timeout=540, cwd=runs.ROOT
   )
-  assert result.returncode == 0, result.stderr
-  _, _, *lines = result.stdout.splitlines()
-  return dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in lines)
 
 
 SHAPES = ("--examples=50000,10000", "--image=32,32", "--classes=10")
+MANY = ("--examples=1000000,10000", *SHAPES[1:])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["independent", "ps_kd"])
 def test_a_step_for_tpus_moves_nothing_that_may_stay(method):
   pytest.importorskip("libtpu", reason="libtpu is not installed: pip install jax[tpu]")
-  rows = compiled_for_v5e(f"--config.method.name={method}", *SHAPES)
+  options = ("--config.batch_size=32", f"--config.method.name={method}")
+  result = run_for("v5e:2x2", *options, *SHAPES)
+  assert result.returncode == 0, result.stderr
+  rows = rows_in(result.stdout.partition("\n")[2])
   assert rows["devices"] == "4 x TPU v5 lite on 1 host"
   assert rows["convolutions"].endswith(", 0 grouped")
   assert rows["data set"] == "neither copied nor gathered"
@@ -188,6 +211,15 @@ def test_a_step_for_tpus_moves_nothing_that_may_stay(method):
     # The rows of the batch, which go to where the table has them.
     assert rows["tables"] == "not gathered"
     assert rows["all-gather"] == "1, 2.5 KiB in all, largest 2.5 KiB"
+
+
+@pytest.mark.slow
+def test_what_xla_finds_too_large_is_refused_in_one_line():
+  pytest.importorskip("libtpu", reason="libtpu is not installed: pip install jax[tpu]")
+  result = run_for("v5e:1x1", "--config.batch_size=600000", *MANY)
+  assert result.returncode == 2
+  assert result.stderr.count("\n") == 1
+  assert "does not fit: XLA wants 189" in result.stderr
 
 
 @pytest.mark.slow
