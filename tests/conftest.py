@@ -34,6 +34,21 @@ def golden():
   return load
 
 
+@pytest.fixture(params=["cpu", "cuda"])
+def platform(monkeypatch, request):
+  """A platform: what depends on it takes its way, whatever runs the test."""
+
+  def choose(*args, default, **ways):
+    way = ways.get(request.param, default)
+    return way(*args)
+
+  monkeypatch.setattr(jax.lax, "platform_dependent", choose)
+  # Functions that were traced before have made their choice.
+  jax.clear_caches()
+  yield request.param
+  jax.clear_caches()
+
+
 @pytest.fixture
 def case(rng):
   """Logits of three members, features and labels."""

@@ -49,9 +49,11 @@ class GroupSpec(NamedTuple):
     size: number of members K.
     tx: their optax transformation; it sees one member at a time, and is given the
       number of the step as `step`.
-    unroll: run members one by one instead of under `vmap`: for models with a plain
-      convolution, which `vmap` turns into a grouped one. That is slow, and on a CPU it
-      carries a NaN of one member into the others.
+    mapping: how members are run. "vmap": under `jax.vmap`, where `member_conv` runs one
+      after the other. "unroll": one by one, for models with a plain convolution, which
+      `vmap` turns into a grouped one; that is slow on a CPU, and carries a NaN of one
+      member into the others there. "plain": under `jax.vmap` with plain convolutions,
+      for accelerators whose compiler folds members itself.
     average: decay of the exponential moving average of the weights; 0 keeps none.
     schedule: their learning rate, step -> f32[], to be logged; None for unknown.
   """
@@ -60,7 +62,7 @@ class GroupSpec(NamedTuple):
   model: Any
   size: int
   tx: optax.GradientTransformation
-  unroll: bool = False
+  mapping: str = "vmap"
   average: float = 0.0
   schedule: optax.Schedule | None = None
 

@@ -27,6 +27,7 @@ from jaxdistill.core.types import (
 )
 from jaxdistill.engine._trained import Advance, Rule, advance, all_finite, start
 from jaxdistill.errors import naming
+from jaxdistill.nn.conv import as_written
 
 InitialVariables = Mapping[str, Mapping[tuple[str, ...], Any]]
 """Group name -> path of a variable -> values [K, ...]."""
@@ -38,7 +39,7 @@ def make_spec(
   members: int,
   tx: optax.GradientTransformation,
   *,
-  unroll: bool = False,
+  mapping: str = "vmap",
   average: float = 0.0,
   schedule: optax.Schedule | None = None,
   **model_kwargs: Any,
@@ -50,7 +51,7 @@ def make_spec(
     model: registry name of the network.
     members: K.
     tx: optimiser of one member.
-    unroll: see `GroupSpec`.
+    mapping: see `GroupSpec`.
     average: see `GroupSpec`.
     schedule: see `GroupSpec`.
     **model_kwargs: keywords of the network's factory.
@@ -64,7 +65,7 @@ def make_spec(
     model=network,
     size=members,
     tx=tx,
-    unroll=unroll,
+    mapping=mapping,
     average=average,
     schedule=schedule,
   )
@@ -148,8 +149,11 @@ def _init_group(
 
 def _map_members(function: Callable, spec: GroupSpec) -> Callable:
   """Maps a function of one member over the stacked members."""
-  if not spec.unroll:
-    return jax.vmap(function)
+  mapped = jax.vmap(function)
+
+  def plain(*args):
+    with as_written():
+      return mapped(*args)
 
   def unrolled(*args):
     rows = []
@@ -158,7 +162,7 @@ def _map_members(function: Callable, spec: GroupSpec) -> Callable:
       rows.append(function(*member))
     return jax.tree.map(lambda *xs: jnp.stack(xs), *rows)
 
-  return unrolled
+  return {"vmap": mapped, "unroll": unrolled, "plain": plain}[spec.mapping]
 
 
 def _where_member(keep: jax.Array, new: PyTree, old: PyTree) -> PyTree:

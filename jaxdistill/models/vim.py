@@ -159,6 +159,50 @@ def _scan(function, x, delta, A, B, C, D):
   return function(x, delta, A, B, C) + D[None, None] * x
 
 
+def _scan_on_cpu(*arrays: jax.Array) -> jax.Array:
+  """Scans token by token, in a call of its own."""
+  # The states are computed again as soon as their inputs are there, all layers at once,
+  # where XLA's scheduler for CPUs is free to; it does not look into a call.
+  with set_xla_metadata(inlineable="false"):
+    return _scan(_by_token, *arrays)
+
+
+def _scan_elsewhere(*arrays: jax.Array) -> jax.Array:
+  """Scans all tokens in parallel."""
+  return _scan(_by_entry, *arrays)
+
+
+# The gradient chooses the platform for itself: through the choice, it would keep what
+# the way that was not taken needs.
+@jax.custom_vjp
+def _scan_anywhere(*arrays: jax.Array) -> jax.Array:
+  """Scans the way of the platform that the program is lowered for."""
+  return jax.lax.platform_dependent(*arrays, cpu=_scan_on_cpu, default=_scan_elsewhere)
+
+
+def _scan_forward(*arrays):
+  return _scan_anywhere(*arrays), arrays
+
+
+def _scan_backward(arrays, cotangent):
+  return jax.lax.platform_dependent(
+    arrays, cotangent, cpu=_pull_back_on_cpu, default=_pull_back_elsewhere
+  )
+
+
+def _pull_back_on_cpu(arrays, cotangent):
+  _, pull_back = jax.vjp(_scan_on_cpu, *arrays)
+  return pull_back(cotangent)
+
+
+def _pull_back_elsewhere(arrays, cotangent):
+  _, pull_back = jax.vjp(_scan_elsewhere, *arrays)
+  return pull_back(cotangent)
+
+
+_scan_anywhere.defvjp(_scan_forward, _scan_backward)
+
+
 def selective_scan(
   x: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, C: jax.Array, D: jax.Array
 ) -> jax.Array:
@@ -180,12 +224,7 @@ def selective_scan(
     f32[B, L, D].
   """
   arrays = [array.astype(jnp.float32) for array in (x, delta, A, B, C, D)]
-  if jax.default_backend() != "cpu":
-    return _scan(_by_entry, *arrays)
-  # The states are computed again as soon as their inputs are there, all layers at once,
-  # where XLA's scheduler for CPUs is free to; it does not look into a call.
-  with set_xla_metadata(inlineable="false"):
-    return _scan(_by_token, *arrays)
+  return _scan_anywhere(*arrays)
 
 
 class CausalConv(nn.Module):

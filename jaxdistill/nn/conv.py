@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import contextvars
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
@@ -18,6 +18,9 @@ import jax.numpy as jnp
 # What Linen passes for two spatial dimensions.
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
+# Images of one kernel gradient on a CPU; those of a batch are added up.
+IMAGES_AT_ONCE = 16
+
 # ((top, bottom), (left, right)).
 Borders = Sequence[tuple[int, int]]
 
@@ -26,9 +29,9 @@ _AS_WRITTEN = contextvars.ContextVar("as_written", default=False)
 
 @contextlib.contextmanager
 def as_written() -> Iterator[None]:
-  """Inside, convolutions are traced as they are written, to count their work.
+  """Inside, convolutions are `lax.conv_general_dilated` itself.
 
-  Outside, they are computed by other means on a CPU.
+  To count their work, or to leave members to XLA.
   """
   token = _AS_WRITTEN.set(True)
   try:
@@ -49,9 +52,10 @@ def member_conv(
   `vmap` turns members with kernels of their own into one grouped convolution, which XLA
   runs on a slow path. Here each member gets a plain convolution and the results are
   stacked, forward and backward. On a CPU depthwise, grouped and 1x1 convolutions are
-  computed by other means, and what the gradient of the kernel reads is stored first:
-  XLA would recompute the layers before it inside a transposing loop. For Linen's
-  `nn.Conv(..., conv_general_dilated=member_conv)`. Has no forward-mode derivative.
+  computed by other means, and gradients are written in the one form that XLA runs fast
+  anywhere in a program. Which platform it is, is decided when the program is lowered.
+  For Linen's `nn.Conv(..., conv_general_dilated=member_conv)`. Has no forward-mode
+  derivative.
 
   Args:
     lhs: [B, H, W, D] input.
@@ -64,37 +68,58 @@ def member_conv(
   Returns:
     [B, H', W', F].
   """
-  on_cpu = jax.default_backend() == "cpu" and not _AS_WRITTEN.get()
-  plain = lax.conv_general_dilated
-  if on_cpu:
-    plain = _cpu_conv
-  convolve = functools.partial(
-    plain,
-    window_strides=window_strides,
-    padding=padding,
-    **geometry,
-  )
+  if _AS_WRITTEN.get():
+    return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **geometry)
+  if not isinstance(padding, str):
+    padding = tuple((before, after) for before, after in padding)
+  call = _make_conv(tuple(window_strides), padding, tuple(geometry.items()))
+  return call(lhs, rhs)
+
+
+# Convolutions of one geometry are one function, which JAX need not trace anew.
+@functools.cache
+def _make_conv(
+  window_strides: tuple[int, ...],
+  padding: str | Borders,
+  geometry: tuple[tuple[str, Any], ...],
+) -> Callable:
+  """Returns (lhs, rhs) -> convolution, as `member_conv` describes it."""
+  arguments = {
+    "window_strides": window_strides,
+    "padding": padding,
+    **dict(geometry),
+  }
+  plain = functools.partial(lax.conv_general_dilated, **arguments)
+  cpu_conv = functools.partial(_cpu_conv, **arguments)
+  cpu_gradients = functools.partial(_cpu_gradients, **arguments)
+
+  def plain_gradients(lhs, rhs, cotangent):
+    _, pull_back = jax.vjp(plain, lhs, rhs)
+    return pull_back(cotangent)
+
+  @_per_member
+  def convolve(lhs, rhs):
+    return lax.platform_dependent(lhs, rhs, cpu=cpu_conv, default=plain)
+
+  @_per_member
+  def gradients(lhs, rhs, cotangent):
+    return lax.platform_dependent(
+      lhs, rhs, cotangent, cpu=cpu_gradients, default=plain_gradients
+    )
 
   @jax.custom_vjp
   def call(lhs, rhs):
-    return _per_member(convolve)(lhs, rhs)
+    return convolve(lhs, rhs)
 
   def forward(lhs, rhs):
-    return call(lhs, rhs), (lhs, rhs)
-
-  def gradients(lhs, rhs, cotangent):
-    if on_cpu:
-      lhs = _materialised(lhs)
-      cotangent = _materialised(cotangent)
-    _, pull_back = jax.vjp(convolve, lhs, rhs)
-    return pull_back(cotangent)
+    return convolve(lhs, rhs), (lhs, rhs)
 
   def backward(saved, cotangent):
     lhs, rhs = saved
-    return _per_member(gradients)(lhs, rhs, cotangent)
+    return gradients(lhs, rhs, cotangent)
 
   call.defvjp(forward, backward)
-  return call(lhs, rhs)
+  return call
 
 
 def _per_member(function: Callable) -> Callable:
@@ -149,6 +174,116 @@ def _cpu_conv(
     padding,
     feature_group_count=feature_group_count,
     **geometry,
+  )
+
+
+def _cpu_gradients(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  cotangent: jax.Array,
+  window_strides: Sequence[int],
+  padding: str | Borders,
+  feature_group_count: int = 1,
+  **geometry: Any,
+) -> tuple[jax.Array, jax.Array]:
+  """Computes the gradients of `_cpu_conv` for its input and its kernel."""
+  is_written_out = not isinstance(padding, str) and _is_default(geometry)
+  is_depthwise = feature_group_count == lhs.shape[-1] == rhs.shape[-1]
+  is_pointwise = is_written_out and _reads_single_pixels(rhs, padding)
+  if not is_written_out or is_depthwise or (is_pointwise and feature_group_count == 1):
+    convolve = functools.partial(
+      _cpu_conv,
+      window_strides=window_strides,
+      padding=padding,
+      feature_group_count=feature_group_count,
+      **geometry,
+    )
+    _, pull_back = jax.vjp(convolve, _materialised(lhs), rhs)
+    return pull_back(_materialised(cotangent))
+  pull_back_kernel = None
+  if feature_group_count > 1:
+    ungroup = functools.partial(_ungrouped, groups=feature_group_count)
+    rhs, pull_back_kernel = jax.vjp(ungroup, rhs)
+  window = _Window(rhs.shape[:2], tuple(window_strides), padding)
+  with set_xla_metadata(inlineable="false"):
+    kernel_gradient = _kernel_gradient(lhs, cotangent, window)
+  if pull_back_kernel:
+    (kernel_gradient,) = pull_back_kernel(kernel_gradient)
+  return _input_gradient(rhs, cotangent, lhs.shape[1:3], window), kernel_gradient
+
+
+class _Window(NamedTuple):
+  """What a convolution reads.
+
+  Attributes:
+    size: rows and columns of the kernel.
+    strides: rows and columns between windows.
+    padding: ((top, bottom), (left, right)).
+  """
+
+  size: tuple[int, ...]
+  strides: tuple[int, ...]
+  padding: Borders
+
+
+@functools.partial(jax.jit, static_argnames="window")
+def _kernel_gradient(
+  lhs: jax.Array, cotangent: jax.Array, window: _Window
+) -> jax.Array:
+  """Convolves the input with the cotangent: the gradient [k, k, D, F] of the kernel.
+
+  Images and channels change places, so that XLA sees the layout of any other
+  convolution of images: it brings others into that form at the top of a program only.
+
+  Args:
+    lhs: [B, H, W, D] input.
+    cotangent: [B, H', W', F].
+    window: of the convolution.
+  """
+  borders = []
+  for axis in range(2):
+    before = window.padding[axis][0]
+    reach = (cotangent.shape[1 + axis] - 1) * window.strides[axis] + 1
+    after = window.size[axis] - 1 + reach - lhs.shape[1 + axis] - before
+    borders.append((before, after))
+  total = jnp.zeros((), cotangent.dtype)
+  for first in range(0, lhs.shape[0], IMAGES_AT_ONCE):
+    some = slice(first, first + IMAGES_AT_ONCE)
+    total = total + lax.conv_general_dilated(
+      lhs[some].transpose(3, 1, 2, 0),
+      cotangent[some].transpose(1, 2, 0, 3),
+      window_strides=(1, 1),
+      padding=borders,
+      rhs_dilation=window.strides,
+      dimension_numbers=NHWC,
+    )
+  return total.transpose(1, 2, 0, 3)
+
+
+def _input_gradient(
+  rhs: jax.Array, cotangent: jax.Array, side: Sequence[int], window: _Window
+) -> jax.Array:
+  """Convolves the cotangent with the turned kernel: the gradient of the input.
+
+  Args:
+    rhs: [k, k, D, F] kernel.
+    cotangent: [B, H', W', F].
+    side: (H, W).
+    window: of the convolution.
+  """
+  borders = []
+  for axis in range(2):
+    before = window.size[axis] - 1 - window.padding[axis][0]
+    reach = (cotangent.shape[1 + axis] - 1) * window.strides[axis] + 1
+    after = side[axis] + window.size[axis] - 1 - reach - before
+    borders.append((before, after))
+  return lax.conv_general_dilated(
+    cotangent,
+    rhs[::-1, ::-1].transpose(0, 1, 3, 2),
+    window_strides=(1, 1),
+    padding=borders,
+    lhs_dilation=window.strides,
+    dimension_numbers=NHWC,
   )
 
 

@@ -444,7 +444,7 @@ def _make_specs(
         name,
         members=group.members,
         tx=tx,
-        unroll=mapping == "unroll",
+        mapping=mapping,
         average=config.ema_decay,
         schedule=schedule,
         num_classes=num_classes,

@@ -129,7 +129,7 @@ KEYS = (
     "mapping",
     "auto",
     "how the members of a group run; auto is chosen for the backend",
-    choice("auto", "vmap", "unroll"),
+    choice("auto", "vmap", "unroll", "plain"),
   ),
   Key(
     "steps_per_dispatch",

@@ -99,7 +99,7 @@ OPTIMIZER_KEYS = (
 _RESERVED = {
   "data": ("name",),
   "methods": ("name",),
-  "models": ("name", "tx", "unroll", "average", *(key.name for key in GROUP_KEYS)),
+  "models": ("name", "tx", "mapping", "average", *(key.name for key in GROUP_KEYS)),
 }
 """What a component's keywords cannot be called: keys of its section, and arguments of
 what builds it."""

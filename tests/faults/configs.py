@@ -121,7 +121,8 @@ TYPED = {
   str: (
     *("", " ", "auto", "none", "x", "stage1", "pooled", "stage2,pooled", "uniform"),
     *("1 steps", "0 steps", "3 epochs", "0.01%", "100%", "1e9 epochs", "99999999999%"),
-    *("mean", "sum", "shared", "per_member", "sequential", "unroll", "bfloat16"),
+    *("mean", "sum", "shared", "per_member", "sequential", "unroll", "plain"),
+    *("bfloat16",),
     *("ü", "a\0b", "x" * 5000, "normalized", "round_robin", "reflect", "released"),
     *("stage1,stage2,pooled", "all", "cifar", "paper", "weights", "kl", "ce", "mix"),
   ),

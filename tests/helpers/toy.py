@@ -57,12 +57,12 @@ def optimizer(**keys):
   return optim.make_optimizer({**common, **keys}, CLOCK)
 
 
-def cohort(kind="mixed", unroll=False, tx=None):
+def cohort(kind="mixed", mapping="vmap", tx=None):
   """Specs of a cohort: members of one architecture, or of two."""
   tx = tx or optimizer()
 
   def group(name, width, size):
-    return GroupSpec(name, Net(width), size, tx, unroll)
+    return GroupSpec(name, Net(width), size, tx, mapping)
 
   kinds = {
     "same": (group("net", 4, 3),),

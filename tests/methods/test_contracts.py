@@ -8,6 +8,7 @@ import functools
 import sys
 
 import jax
+from jax import export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,30 +55,30 @@ def name(request):
   jax.clear_caches()
 
 
-def trial(name, kind="mixed", devices=1, unroll=False):
-  return _trial(name, kind, devices, unroll)
+def trial(name, kind="mixed", devices=1, mapping="vmap"):
+  return _trial(name, kind, devices, mapping)
 
 
-def trained(name, kind="mixed", devices=1, unroll=False):
-  return _trained(name, kind, devices, unroll)
+def trained(name, kind="mixed", devices=1, mapping="vmap"):
+  return _trained(name, kind, devices, mapping)
 
 
 @functools.cache
-def _trial(name, kind, devices, unroll):
+def _trial(name, kind, devices, mapping):
   # A perturbed member in every other step, so that the contracts hold with perturbation
   # too.
   ops = [registry.resolve("perturb", "mixup"), registry.resolve("perturb", "noise")]
-  specs = toy.cohort(kind, unroll)
+  specs = toy.cohort(kind, mapping)
   made = toy.Trial(resolve(name), specs, devices=devices, ops=ops, every=2)
-  if devices > 1 or unroll:
+  if devices > 1 or mapping != "vmap":
     # The same, and it need not be compiled again.
     made.initial = made.place(trial(name, kind).initial)
   return made
 
 
 @functools.cache
-def _trained(name, kind, devices, unroll):
-  return trial(name, kind, devices, unroll).run(STEPS)
+def _trained(name, kind, devices, mapping):
+  return trial(name, kind, devices, mapping).run(STEPS)
 
 
 def assert_close(first, second, rtol, atol):
@@ -168,11 +169,27 @@ def test_one_device_equals_eight(name):
 
 
 @pytest.mark.slow
-def test_member_mappings_agree(name):
+@pytest.mark.parametrize("mapping", ["unroll", "plain"])
+def test_member_mappings_agree(name, mapping):
   vmapped_state, vmapped_history = trained(name)
-  unrolled_state, unrolled_history = trained(name, unroll=True)
-  assert_close(vmapped_history[0], unrolled_history[0], 1e-4, 1e-5)
-  assert_close(vmapped_state.cohort, unrolled_state.cohort, 2e-2, 2e-3)
+  other_state, other_history = trained(name, mapping=mapping)
+  assert_close(vmapped_history[0], other_history[0], 1e-4, 1e-5)
+  assert_close(vmapped_state.cohort, other_state.cohort, 2e-2, 2e-3)
+
+
+@pytest.mark.slow
+def test_the_step_lowers_for_every_platform(name):
+  made = trial(name)
+  (batch,) = toy.batches(0, 1)
+
+  def program(*platforms):
+    exported = export.export(jax.jit(made.step), platforms=platforms)
+    return exported(made.initial, batch).mlir_module()
+
+  # A call that may not be inlined is part of the way that only a CPU takes.
+  assert "inlineable" in program("cpu")
+  assert "inlineable" in program("cpu", "cuda", "tpu")
+  assert "inlineable" not in program("cuda", "tpu")
 
 
 @cohorts

@@ -51,13 +51,7 @@ def by_loop(x, delta, A, B, C, D):
   return jnp.swapaxes(outputs, 0, 1)
 
 
-@pytest.fixture(params=["cpu", "gpu"])
-def backend(monkeypatch, request):
-  """Makes networks scan as they do on a backend."""
-  monkeypatch.setattr(jax, "default_backend", lambda: request.param)
-
-
-@pytest.mark.usefixtures("backend")
+@pytest.mark.usefixtures("platform")
 def test_the_scan_is_the_recurrence(rng):
   inputs = scanned(rng, 11)
   x, delta, A, B, C, D = inputs
@@ -71,7 +65,7 @@ def test_the_scan_is_the_recurrence(rng):
   np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.usefixtures("backend")
+@pytest.mark.usefixtures("platform")
 def test_gradients_of_the_scan_are_those_of_the_recurrence(rng):
   inputs = scanned(rng, 11)
   weights = jnp.float32(rng.normal(size=(2, 11, 6)))
@@ -88,7 +82,7 @@ def test_gradients_of_the_scan_are_those_of_the_recurrence(rng):
     np.testing.assert_allclose(found, expected, atol=limit)
 
 
-@pytest.mark.usefixtures("backend")
+@pytest.mark.usefixtures("platform")
 def test_long_sequences_stay_finite(rng):
   inputs = scanned(rng, 1024, channels=2, batch=1)
   # The decay of all tokens together is far below the smallest float.

@@ -240,7 +240,7 @@ def test_the_table_is_every_config_beside_its_components():
     ("epochs=nan", "epochs must be a finite number above 0, got nan"),
     ("epochs=inf", "epochs must be a finite number above 0, got inf"),
     ("dtype=float16", "dtype must be float32 or bfloat16, got 'float16'"),
-    ("mapping=scan", "mapping must be auto, vmap or unroll, got 'scan'"),
+    ("mapping=scan", "mapping must be auto, vmap, unroll or plain, got 'scan'"),
     ("update_order=parallel", "update_order must be simultaneous or sequential, got"),
     ("perturb.space=hsv", "perturb.space must be pixel or normalized, got 'hsv'"),
     ("cohort.convnet.members=0", "cohort.convnet.members must be at least 1, got 0"),
