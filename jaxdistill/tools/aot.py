@@ -24,7 +24,7 @@ from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import parameter_count
 from jaxdistill.engine.dispatch import common_period, make_dispatch
 from jaxdistill.engine.resident import Resident
-from jaxdistill.errors import ConfigError, foreign, require, run_command
+from jaxdistill.errors import ConfigError, DataError, foreign, require, run_command
 from jaxdistill.nn.conv import as_written
 from jaxdistill.run import background
 from jaxdistill.run.assignments import assignments
@@ -110,6 +110,23 @@ def _dataset(config: ConfigDict, flags: argparse.Namespace) -> Dataset | None:
 
 
 # The step.
+
+
+def _build(
+  config: ConfigDict, dataset: Dataset | None, topology: Topology
+) -> Experiment:
+  """Returns the experiment on devices that are not there.
+
+  Raises:
+    ConfigError, DataError: one line about what is wrong.
+  """
+  try:
+    return build(config, dataset, devices=topology.devices)
+  except (ConfigError, DataError) as error:
+    about_data = isinstance(error, DataError) or str(error).startswith("data:")
+    if dataset is not None or not about_data:
+      raise
+    raise DataError(f"{error}; or tell its size alone, as in {_SIZES}") from error
 
 
 def _on_every_device(experiment: Experiment, tree: PyTree) -> Any:
@@ -290,7 +307,7 @@ def compile_ahead(
   """
   console = console or Console(quiet=True)
   topology = open_topology(topology_name)
-  experiment = build(config, dataset, devices=topology.devices)
+  experiment = _build(config, dataset, topology)
   _require_room(name, experiment, topology)
   steps = _steps_per_dispatch(experiment)
   start = time.perf_counter()

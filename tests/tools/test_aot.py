@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from jaxdistill import __main__ as commands
@@ -118,6 +119,14 @@ def test_a_data_set_of_shapes_takes_no_memory():
   assert found.train.image.base.nbytes == 1
   with pytest.raises(ConfigError, match="holdout is 5, but there are 5"):
     aot.shapes_only((5, 5), (8, 8), 2, holdout=5)
+
+
+def test_data_that_is_not_at_hand_may_be_told_by_its_size(monkeypatch, capsys):
+  there = aot.Topology(jax.devices(), GIB)
+  monkeypatch.setattr(aot, "open_topology", lambda _: there)
+  said = error_of(["--config=imagenet_competitive_transformers", V5E], capsys)
+  assert "must name an npz file" in said
+  assert said.endswith("--examples=1281167,50000 --image=224,224 --classes=1000")
 
 
 def rows_in(text):
