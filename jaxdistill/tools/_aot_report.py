@@ -45,6 +45,8 @@ class Report:
   """How many processes they belong to."""
   batch_size: int
   """Images of all devices."""
+  images_each: int
+  """Images of one device."""
   steps: int
   """Of a dispatch."""
   seconds: float
@@ -94,8 +96,7 @@ def _devices(report: Report) -> str:
 
 def _dispatch(report: Report) -> str:
   steps = _counted(report.steps, "step")
-  each = report.batch_size // report.devices
-  return f"{steps} of {report.batch_size} images, {each} on a device"
+  return f"{steps} of {report.batch_size} images, {report.images_each} on a device"
 
 
 def _memory(report: Report) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ REPORT = _aot_report.Report(
   devices=4,
   hosts=1,
   batch_size=128,
+  images_each=32,
   steps=10,
   seconds=18.25,
   members={"resnet8": (2, 81_140)},
