@@ -58,7 +58,7 @@ class Report:
   capacity: int
   """Published bytes of a device."""
   flops: float
-  """Of a step, on one device."""
+  """Of a step, on all devices."""
   images: tuple[int, ...]
   """Shape of the training images: (N, H, W, 3)."""
   tables: Sequence[tuple[int, ...]]
@@ -117,8 +117,8 @@ def _memory(report: Report) -> list[tuple[str, str]]:
 
 def _work(report: Report) -> list[tuple[str, str]]:
   """Returns the rows about the work of a step on a device."""
-  each = report.flops / 1e9
-  together = each * report.devices
+  together = report.flops / 1e9
+  each = together / report.devices
   rows = [("work", f"{together:,.4g} GFLOPs a step, {each:,.4g} on a device")]
   cycles = _hlo.estimated_cycles(report.program)
   if cycles:

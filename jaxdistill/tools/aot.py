@@ -248,14 +248,12 @@ def amounts(text: str) -> str:
   return f": XLA wants {needed} of a device, of {available} that a program can have"
 
 
-def _flops(experiment: Experiment, batch_size: int, compiled: Any) -> float:
-  """Returns the work of a step on a device; XLA counts a loop as if it ran once.
+def _flops(experiment: Experiment, batch_size: int) -> float:
+  """Returns the work of a step on all devices, as it is written.
 
-  Where the compiler does not tell, it is the work of the step as it is written.
+  XLA counts it before it compiles, so that it is the same for all kinds of devices, and
+  a loop as if it ran once.
   """
-  cost = compiled.cost_analysis() or {}
-  if cost.get("flops", 0.0) > 0:
-    return cost["flops"]
   state = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), experiment.state
   )
@@ -273,7 +271,7 @@ def _flops(experiment: Experiment, batch_size: int, compiled: Any) -> float:
   with as_written():
     lowered = jax.jit(experiment.train_step).lower(state, batch)
   cost = lowered.cost_analysis() or {}
-  return cost.get("flops", 0.0) / experiment.mesh.size
+  return cost.get("flops", 0.0)
 
 
 def _tables(experiment: Experiment) -> list[tuple[int, ...]]:
@@ -337,7 +335,7 @@ def compile_ahead(
     members=members,
     memory=_memory(experiment, compiled),
     capacity=topology.memory,
-    flops=_flops(experiment, config.batch_size, compiled),
+    flops=_flops(experiment, config.batch_size),
     images=experiment.dataset.train.image.shape,
     tables=_tables(experiment),
     program=_hlo.parse(compiled.as_text()),

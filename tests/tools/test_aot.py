@@ -33,7 +33,7 @@ REPORT = _aot_report.Report(
     arguments=2 * GIB, outputs=512, temporaries=GIB, code=GIB // 2, beside=GIB // 2
   ),
   capacity=16 * GIB,
-  flops=1e9,
+  flops=4e9,
   images=(2000, 8, 8, 3),
   tables=[(2000, 2, 10)],
   program=(),
