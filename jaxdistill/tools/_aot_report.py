@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 
 from jaxdistill.errors import ConfigError
 from jaxdistill.run.room import in_units
@@ -58,7 +59,7 @@ class Report:
   capacity: int
   """Published bytes of a device."""
   flops: float
-  """Of a step, on all devices."""
+  """Of a step, on all devices; 0: XLA does not tell."""
   images: tuple[int, ...]
   """Shape of the training images: (N, H, W, 3)."""
   tables: Sequence[tuple[int, ...]]
@@ -119,7 +120,10 @@ def _work(report: Report) -> list[tuple[str, str]]:
   """Returns the rows about the work of a step on a device."""
   together = report.flops / 1e9
   each = together / report.devices
-  rows = [("work", f"{together:,.4g} GFLOPs a step, {each:,.4g} on a device")]
+  work = "not told by XLA"
+  if together:
+    work = f"{together:,.4g} GFLOPs a step, {each:,.4g} on a device"
+  rows = [("work", work)]
   cycles = _hlo.estimated_cycles(report.program)
   if cycles:
     rows.append(("estimated cycles", f"{cycles:,}, loops once, branches all"))
@@ -155,8 +159,9 @@ def _data_set(report: Report) -> str:
   copies = _hlo.makers(report.program, "u8", report.images)
   if not copies:
     return "neither copied nor gathered"
-  opcodes = sorted({copy.opcode for copy in copies})
-  return f"COPIED as a whole in every dispatch ({', '.join(opcodes)})"
+  opcodes = ", ".join(sorted({copy.opcode for copy in copies}))
+  size = in_units(math.prod(report.images))
+  return f"COPIED as a whole in every dispatch: {size} by {opcodes}"
 
 
 def tables_gathered(

@@ -248,12 +248,22 @@ def amounts(text: str) -> str:
   return f": XLA wants {needed} of a device, of {available} that a program can have"
 
 
-def _flops(experiment: Experiment, batch_size: int) -> float:
-  """Returns the work of a step on all devices, as it is written.
+def _flops(experiment: Experiment, batch_size: int, compiled: Any) -> float:
+  """Returns the work of a step on all devices; 0 where XLA does not tell.
 
-  XLA counts it before it compiles, so that it is the same for all kinds of devices, and
-  a loop as if it ran once.
+  XLA counts the step as it is written, alike for all kinds of devices, and a loop as if
+  it ran once. Where members are on devices of their own, it counts only what it has
+  compiled.
   """
+  cost = _step_as_written(experiment, batch_size).cost_analysis()
+  if cost:
+    return cost["flops"]
+  cost = compiled.cost_analysis() or {}
+  return cost.get("flops", 0.0) * experiment.mesh.size
+
+
+def _step_as_written(experiment: Experiment, batch_size: int) -> Any:
+  """Returns the lowered step, without what is done for one kind of device."""
   state = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), experiment.state
   )
@@ -269,9 +279,7 @@ def _flops(experiment: Experiment, batch_size: int) -> float:
     mask=row(jnp.float32),
   )
   with as_written():
-    lowered = jax.jit(experiment.train_step).lower(state, batch)
-  cost = lowered.cost_analysis() or {}
-  return cost.get("flops", 0.0)
+    return jax.jit(experiment.train_step).lower(state, batch)
 
 
 def _tables(experiment: Experiment) -> list[tuple[int, ...]]:
@@ -335,7 +343,7 @@ def compile_ahead(
     members=members,
     memory=_memory(experiment, compiled),
     capacity=topology.memory,
-    flops=_flops(experiment, config.batch_size),
+    flops=_flops(experiment, config.batch_size, compiled),
     images=experiment.dataset.train.image.shape,
     tables=_tables(experiment),
     program=_hlo.parse(compiled.as_text()),
