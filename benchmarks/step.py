@@ -110,6 +110,7 @@ def jax_variant(config, name):
 
   from jaxdistill.engine import sharding
   from jaxdistill.engine.dispatch import epoch_order, make_dispatch
+  from jaxdistill.engine.resident import put_resident
   from jaxdistill.run.build import build
   from jaxdistill.run.overrides import apply_overrides
 
@@ -132,16 +133,16 @@ def jax_variant(config, name):
     steps_per_dispatch=int(steps),
   )
   state = experiment.init()
-  data = sharding.put_replicated(mesh, tuple(experiment.dataset.train))
+  data = put_resident(mesh, *experiment.dataset.train)
   order = epoch_order(state.key, 0, EXAMPLES)
   order = jax.device_put(order, sharding.replicated(mesh))
   start = time.perf_counter()
-  compiled = dispatch.lower(state, *data, order).compile()
+  compiled = dispatch.lower(state, data, order).compile()
   seconds = time.perf_counter() - start
 
   def run():
     nonlocal state
-    state, metrics = compiled(state, *data, order)
+    state, metrics = compiled(state, data, order)
     jax.block_until_ready((state, metrics))
 
   return Variant(run, int(steps), seconds)

@@ -53,6 +53,12 @@ def _keys(argv: list[str]) -> int:
   return keys.main(argv)
 
 
+def _aot(argv: list[str]) -> int:
+  from jaxdistill.tools import aot
+
+  return aot.main(argv)
+
+
 COMMANDS = {
   "train": Command(
     _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
@@ -60,6 +66,7 @@ COMMANDS = {
   "configs": Command(_configs, "list the config files that come with the package"),
   "models": Command(_models, "list the networks with parameters, work and features"),
   "keys": Command(_keys, "print all config keys with their defaults and meanings"),
+  "aot": Command(_aot, "compile for devices that are not there: memory, collectives"),
   "perturbations": Command(_perturbations, "draw what the perturbations do to images"),
 }
 

@@ -9,7 +9,6 @@ such as `--config.epochs=5`. The same command with the same workdir resumes.
 
 from collections.abc import Callable, Sequence
 import itertools
-import shlex
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ from absl import flags
 
 from jaxdistill.errors import ConfigError, run_command
 from jaxdistill.run import background, hosts
+from jaxdistill.run.assignments import assignments
 
 _CONFIG = flags.DEFINE_string(
   "config",
@@ -34,7 +34,6 @@ _FORK = flags.DEFINE_string(
 )
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
-_PREFIX = "--config."
 _USAGE = (
   "python -m jaxdistill.main --config=FILE [--config.KEY=VALUE ...] [--workdir=DIR]"
 )
@@ -79,28 +78,6 @@ def _help() -> str:
   return "\n\n".join(parts)
 
 
-def _assignments(arguments: Sequence[str]) -> list[str]:
-  """Returns what overrides the config, each as `key=value`.
-
-  Args:
-    arguments: what is left of the command line without the program's own flags.
-
-  Raises:
-    ConfigError: for an argument that is not of the form --config.key=value.
-  """
-  for argument, value in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
-    if not argument.startswith(_PREFIX):
-      raise ConfigError(f"command line: unknown argument {argument!r}: {_USAGE}")
-    if "=" not in argument:
-      # A value that was given behind a space.
-      if not value or value.startswith("--"):
-        value = "VALUE"
-      raise ConfigError(
-        f"command line: {argument} has no value: write {argument}={shlex.quote(value)}"
-      )
-  return [argument.removeprefix(_PREFIX) for argument in arguments]
-
-
 def run(argv: Sequence[str]) -> None:
   """Parses the command line and trains.
 
@@ -114,7 +91,7 @@ def run(argv: Sequence[str]) -> None:
     rest = flags.FLAGS(["jaxdistill", *argv], known_only=True)[1:]
   except flags.Error as error:
     raise ConfigError(f"command line: {error}") from error
-  assignments = _assignments(rest)
+  changes = assignments(rest, _USAGE)
   if not _CONFIG.value:
     raise ConfigError(
       f"command line: no --config given: {_USAGE}; python -m jaxdistill configs lists "
@@ -123,15 +100,15 @@ def run(argv: Sequence[str]) -> None:
   # Before JAX has a device.
   hosts.connect()
   with hosts.together():
-    _train(_CONFIG.value, assignments)
+    _train(_CONFIG.value, changes)
 
 
-def _train(path: str, assignments: Sequence[str]) -> None:
+def _train(path: str, changes: Sequence[str]) -> None:
   """Trains as the flags say, in one process or in each of several.
 
   Args:
     path: config file, or the name of one.
-    assignments: what overrides the config, each as `key=value`.
+    changes: what overrides the config, each as `key=value`.
   """
   # Imported late: they pull in jax, and a wrong command line should be told at once.
   from jaxdistill.engine import sharding
@@ -143,7 +120,7 @@ def _train(path: str, assignments: Sequence[str]) -> None:
   allocator.keep_memory()
   sharding.keep_order_on_cpu(several)
   hosts.require_devices()
-  config = load_config(path, assignments)
+  config = load_config(path, changes)
   now = hosts.from_first(time.strftime("%Y%m%d-%H%M%S"))
   default_workdir = f"runs/{find_config(path).run_name}/{now}"
   workdir = _WORKDIR.value or default_workdir

@@ -117,15 +117,29 @@ class Perturbation:
     Returns:
       An array of the same shape; `values` themselves where nothing was mixed.
     """
-    return self._mix(values, self.weight, axis)
-
-  def mix_labels(self, labels: jax.Array) -> jax.Array:
-    """Mixes label distributions [B, C], if labels are mixed where images are."""
-    return self._mix(labels, self.label_weight, axis=0)
-
-  def _mix(self, values: jax.Array, weight: jax.Array, axis: int) -> jax.Array:
     partner = jnp.take(values, self.permutation, axis=axis)
-    return weight * values + (1 - weight) * partner
+    return self.weight * values + (1 - self.weight) * partner
+
+  def mix_labels(self, label: jax.Array, num_classes: int) -> jax.Array:
+    """Returns label distributions, mixed where labels are mixed as images are.
+
+    Args:
+      label: i32[B] class.
+      num_classes: C.
+
+    Returns:
+      f32[B, C]; one-hot where nothing was mixed.
+    """
+
+    def of_partners() -> jax.Array:
+      return jnp.take(label, self.permutation)
+
+    # Partners may be on other devices: only their classes cross, and only if they are
+    # wanted.
+    partner = jax.lax.cond(self.label_weight < 1, of_partners, lambda: label)
+    own = jax.nn.one_hot(label, num_classes)
+    other = jax.nn.one_hot(partner, num_classes)
+    return self.label_weight * own + (1 - self.label_weight) * other
 
 
 @struct.dataclass

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxdistill.core import rng
 from jaxdistill.core.types import Batch, Mean, TrainState, TrainStep
 from jaxdistill.engine import sharding
+from jaxdistill.engine.resident import Resident
 
 Dispatch = Callable[..., tuple[TrainState, dict[str, Mean]]]
 
@@ -32,32 +33,31 @@ def make_dispatch(
     steps_per_dispatch: steps run by one call. One step is run without a loop around it.
 
   Returns:
-    (state, image uint8[N, H, W, 3], label i32[N], order i32[N]) -> (state, summed
-    metrics). The state is donated. `order` is the epoch's permutation; the position in
-    it follows from `state.step`.
+    (state, split, order i32[N]) -> (state, summed metrics). The state is donated.
+    `order` is the epoch's permutation; the position in it follows from `state.step`.
   """
 
-  def run_step(state, image, label, order):
+  def run_step(state: TrainState, split: Resident, order: jax.Array):
     start = (state.step % steps_per_epoch) * batch_size
     rows = jax.lax.dynamic_slice(order, (start,), (batch_size,))
     index = sharding.constrain_rows(mesh, rows)
-    batch = Batch(
-      image=image[index], label=label[index], index=index, mask=jnp.ones((batch_size,))
-    )
+    image, label = split.take(index)
+    mask = jnp.ones((batch_size,))
+    batch = Batch(image=image, label=label, index=index, mask=mask)
     return train_step(state, sharding.constrain_rows(mesh, batch))
 
-  def run_steps(state, image, label, order):
+  def run_steps(state: TrainState, split: Resident, order: jax.Array):
     if steps_per_dispatch == 1:
-      return run_step(state, image, label, order)
+      return run_step(state, split, order)
 
     def body(state, _):
-      return run_step(state, image, label, order)
+      return run_step(state, split, order)
 
     state, stacked = jax.lax.scan(body, state, length=steps_per_dispatch)
     return state, jax.tree.map(lambda x: x.sum(axis=0), stacked)
 
-  def run(state, image, label, order):
-    state, metrics = run_steps(state, image, label, order)
+  def run(state: TrainState, split: Resident, order: jax.Array):
+    state, metrics = run_steps(state, split, order)
     # Every process reads the metrics, and what members have missed: it needs them
     # whole.
     metrics = sharding.constrain_whole(mesh, metrics)

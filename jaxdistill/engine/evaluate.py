@@ -12,6 +12,7 @@ from jaxdistill.core.types import Group, Outputs, TrainState
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import active_members, forward, member_names
 from jaxdistill.engine.measures import MEASURES
+from jaxdistill.engine.resident import Resident
 from jaxdistill.inputs.augment import Channels, normalize, to_float
 
 Row = dict[str, float]
@@ -77,15 +78,16 @@ def make_eval_step(
     mesh: device mesh.
 
   Returns:
-    (cohort, method state, image uint8[N, H, W, 3], label i32[N], index i32[B]) -> name
-    -> measure -> f32[B, ...], for every member and every prediction of the method.
+    (cohort, method state, split, index i32[B]) -> name -> measure -> f32[B, ...], for
+    every member and every prediction of the method.
   """
   names = member_names(specs)
   run = make_forward(specs, mean=mean, std=std, evaluated=True)
 
-  def eval_step(cohort, method_state, image, label, index):
+  def eval_step(cohort, method_state, split: Resident, index):
     index = sharding.constrain_rows(mesh, index)
-    outputs = run(cohort, image[index])
+    image, label = split.take(index)
+    outputs = run(cohort, image)
     scores = {}
     for m, name in enumerate(names):
       scores[name] = jnp.where(outputs.alive[m], outputs.logits[m], jnp.nan)
@@ -94,7 +96,7 @@ def make_eval_step(
     scores |= method.predict(modules, method_state.memory, outputs)
     measured = {}
     for name, score in scores.items():
-      measured[name] = {m.name: m.per_example(score, label[index]) for m in MEASURES}
+      measured[name] = {m.name: m.per_example(score, label) for m in MEASURES}
     return measured
 
   # The host reads all of it.
@@ -102,22 +104,17 @@ def make_eval_step(
 
 
 def compile_eval(
-  eval_step: Callable,
-  state: TrainState,
-  image: jax.Array,
-  label: jax.Array,
-  batch_size: int,
+  eval_step: Callable, state: TrainState, split: Resident, batch_size: int
 ) -> Callable:
   """Compiles `eval_step` for a split and a batch size, ahead of its first call."""
   index = np.zeros(batch_size, np.int32)
-  return eval_step.lower(state.cohort, state.method, image, label, index).compile()
+  return eval_step.lower(state.cohort, state.method, split, index).compile()
 
 
 def evaluate(
   eval_step: Callable,
   state: TrainState,
-  image: jax.Array,
-  label: jax.Array,
+  split: Resident,
   *,
   num_examples: int,
   batch_size: int,
@@ -127,8 +124,7 @@ def evaluate(
   Args:
     eval_step: from `make_eval_step`, or `compile_eval`.
     state: train state.
-    image: uint8[N, H, W, 3] on the devices.
-    label: i32[N].
+    split: on the devices.
     num_examples: N.
     batch_size: examples of a batch, a multiple of the number of devices.
 
@@ -138,7 +134,7 @@ def evaluate(
   """
   parts = []
   for index, _ in padded_batches(num_examples, batch_size):
-    parts.append(eval_step(state.cohort, state.method, image, label, index))
+    parts.append(eval_step(state.cohort, state.method, split, index))
   parts = jax.device_get(parts)
   values = jax.tree.map(lambda *rows: np.concatenate(rows)[:num_examples], *parts)
   return {name: _summarize(row) for name, row in values.items()}

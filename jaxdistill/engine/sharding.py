@@ -5,6 +5,7 @@ and batch statistics are global under `jit`, so results do not depend on the num
 devices beyond rounding.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import logging
 import os
@@ -46,27 +47,33 @@ def keep_order_on_cpu(several_processes: bool = False) -> None:
     os.environ["XLA_FLAGS"] = f"{flags} {_IN_ORDER}".strip()
 
 
-def make_mesh(num_devices: int = 0) -> Mesh:
+def make_mesh(num_devices: int = 0, devices: Sequence[Any] | None = None) -> Mesh:
   """Builds the one-dimensional mesh over `num_devices` devices (0: all there are).
+
+  Args:
+    num_devices: how many are taken.
+    devices: those to take them from, which need not be there; None: those there are.
 
   Raises:
     ConfigError: if there are fewer.
   """
   available = jax.devices()
+  if devices is not None:
+    available = list(devices)
   require(
     0 <= num_devices <= len(available),
     f"mesh.devices is {num_devices}, but there are {len(available)}",
   )
-  devices = available[: num_devices or None]
-  processes = {device.process_index for device in devices}
+  taken = available[: num_devices or None]
+  processes = {device.process_index for device in taken}
   require(
-    len(processes) == jax.process_count(),
+    devices is not None or len(processes) == jax.process_count(),
     f"mesh.devices={num_devices} leaves processes without a device: there are "
     f"{len(available)} devices of {jax.process_count()} processes; leave it at 0",
   )
   if (
-    len(devices) > 1
-    and devices[0].platform == "cpu"
+    len(taken) > 1
+    and taken[0].platform == "cpu"
     and _IN_ORDER not in os.environ.get("XLA_FLAGS", "")
   ):
     _log.warning(
@@ -75,8 +82,17 @@ def make_mesh(num_devices: int = 0) -> Mesh:
     )
   # Explicit axes, the default of make_mesh, do not work with vmapped convolutions.
   return jax.make_mesh(
-    (len(devices),), (DATA,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
+    (len(taken),), (DATA,), axis_types=(jax.sharding.AxisType.Auto,), devices=taken
   )
+
+
+def platform_of(mesh: Mesh) -> str:
+  """Returns "cpu", "gpu" or "tpu": what the mesh consists of, here or elsewhere."""
+  platform = mesh.devices.flat[0].platform
+  # Devices that are described and not there are named after their maker.
+  if platform in ("cuda", "rocm"):
+    return "gpu"
+  return platform
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -14,10 +14,8 @@ from jaxdistill.core.method import GroupSpec, Method, Survey
 from jaxdistill.core.types import Batch, PyTree, TrainState
 from jaxdistill.engine import sharding
 from jaxdistill.engine.evaluate import make_forward, padded_batches
+from jaxdistill.engine.resident import Resident
 from jaxdistill.inputs.augment import Channels
-
-Split = tuple[jax.Array, jax.Array]
-"""(image uint8[N, H, W, 3], label i32[N]) on the devices."""
 
 
 class _Compiled(NamedTuple):
@@ -62,7 +60,7 @@ class Surveyor:
     return any(survey.due(epoch) for survey in self._surveys)
 
   def run(
-    self, state: TrainState, splits: Mapping[str, Split], epoch: int
+    self, state: TrainState, splits: Mapping[str, Resident], epoch: int
   ) -> TrainState:
     """Makes the surveys that are due before `epoch`, one after the other.
 
@@ -76,7 +74,7 @@ class Surveyor:
     """
     for number, survey in enumerate(self._surveys):
       if survey.due(epoch):
-        memory = self._run(number, survey, state, *splits[survey.split])
+        memory = self._run(number, survey, state, splits[survey.split])
         method = dataclasses.replace(state.method, memory=memory)
         state = dataclasses.replace(state, method=method)
     return state
@@ -86,8 +84,7 @@ class Surveyor:
     number: int,
     survey: Survey,
     state: TrainState,
-    image: jax.Array,
-    label: jax.Array,
+    split: Resident,
   ) -> PyTree:
     """Makes one survey; returns the method's new memory."""
     memory = state.method.memory
@@ -95,8 +92,8 @@ class Surveyor:
       self._compiled[number] = self._prepare(survey, memory)
     start, collect, finish = self._compiled[number]
     collected = start(memory)
-    for index, mask in padded_batches(len(label), self._batch_size):
-      collected = collect(state.cohort, memory, collected, image, label, index, mask)
+    for index, mask in padded_batches(len(split.label), self._batch_size):
+      collected = collect(state.cohort, memory, collected, split, index, mask)
     return finish(memory, collected)
 
   def _prepare(self, survey: Survey, memory: PyTree) -> _Compiled:
@@ -105,9 +102,10 @@ class Surveyor:
     collected = jax.eval_shape(survey.start, memory)
     collected_sharding = sharding.state_sharding(self._mesh, collected)
 
-    def collect(cohort, memory, collected, image, label, index, mask):
+    def collect(cohort, memory, collected, split: Resident, index, mask):
       index, mask = sharding.constrain_rows(self._mesh, (index, mask))
-      batch = Batch(image=image[index], label=label[index], index=index, mask=mask)
+      image, label = split.take(index)
+      batch = Batch(image=image, label=label, index=index, mask=mask)
       outputs = self._forward(cohort, batch.image)
       return survey.collect(collected, memory, outputs, batch)
 

@@ -77,7 +77,8 @@ def make_views(
     chosen = perturbation.is_perturbed(len(members))[:, None, None]
     images = jnp.where(chosen[..., None, None], perturbed, clean)
     one_hot = jax.nn.one_hot(batch.label, num_classes)
-    target = jnp.where(chosen, perturbation.mix_labels(one_hot)[None], one_hot[None])
+    mixed = perturbation.mix_labels(batch.label, num_classes)
+    target = jnp.where(chosen, mixed[None], one_hot[None])
     return Views(images, smoothed(target), perturbation, smoothing), clean
 
   return views

@@ -120,18 +120,25 @@ class Experiment:
     return member_names(self.specs)
 
 
-def build(config: ConfigDict, dataset: Dataset | None = None) -> Experiment:
+def build(
+  config: ConfigDict,
+  dataset: Dataset | None = None,
+  *,
+  devices: Sequence[Any] | None = None,
+) -> Experiment:
   """Builds an experiment; reads the data set but compiles nothing.
 
   Args:
     config: a checked or unchecked configuration.
     dataset: of an experiment with the same data; None reads it.
+    devices: those to build for, which need not be there; None: those there are.
 
   Raises:
     ConfigError, DataError: one line about what is wrong.
   """
   check_config(config)
-  mesh = sharding.make_mesh(config.mesh.devices)
+  mesh = sharding.make_mesh(config.mesh.devices, devices)
+  platform = sharding.platform_of(mesh)
   _require_divisible(config.batch_size, mesh)
   method = _component("method", "methods", config.method)
   num_members = sum(group.members for group in config.cohort.values())
@@ -154,7 +161,7 @@ def build(config: ConfigDict, dataset: Dataset | None = None) -> Experiment:
   _require_splits(config, method, dataset)
   select_on = _select_on(config, dataset)
   clock = _make_clock(config, len(dataset.train.label))
-  specs = _make_specs(config, clock, dataset.num_classes)
+  specs = _make_specs(config, clock, dataset.num_classes, platform)
   optimizers = _make_optimizers(config, clock, method, specs)
 
   init = functools.partial(
@@ -170,7 +177,8 @@ def build(config: ConfigDict, dataset: Dataset | None = None) -> Experiment:
   )
   with foreign("the cohort's networks and the method's state cannot be made"):
     state = jax.eval_shape(init)
-  room.require_fits(state)
+  if devices is None:
+    room.require_fits(state)
   weights, notes = _read_initial_weights(config, specs, state, dataset.num_classes)
   initial = {name: pretrained.stack(members) for name, members in weights.items()}
   normalizations, further_notes = normalization.of_members(
@@ -193,14 +201,13 @@ def build(config: ConfigDict, dataset: Dataset | None = None) -> Experiment:
   eval_batch_size = _round_up(
     min(config.eval_batch_size, len(dataset.test.label)), mesh.size
   )
-  jitted_init = _jit_init(init, state)
+  jitted_init = _jit_init(init, state, platform)
   batch = _batch_shapes(config.batch_size, dataset.train)
 
   def program() -> str:
     lowered = (jitted_init.lower(initial), jax.jit(train_step).lower(state, batch))
     return "\n".join(part.as_text() for part in lowered)
 
-  backend = jax.default_backend()
   periods = _make_periods(config, clock)
   return Experiment(
     dataset=dataset,
@@ -222,7 +229,7 @@ def build(config: ConfigDict, dataset: Dataset | None = None) -> Experiment:
     eval_batch_size=eval_batch_size,
     surveyor=Surveyor(specs, method, mesh=mesh, batch_size=eval_batch_size, **channels),
     max_steps_per_dispatch=config.steps_per_dispatch
-    or MAX_STEPS_PER_DISPATCH.get(backend, 1),
+    or MAX_STEPS_PER_DISPATCH.get(platform, 1),
   )
 
 
@@ -421,12 +428,12 @@ def _describe_rates(config: ConfigDict) -> list[str]:
 
 
 def _make_specs(
-  config: ConfigDict, clock: Clock, num_classes: int
+  config: ConfigDict, clock: Clock, num_classes: int, platform: str
 ) -> tuple[GroupSpec, ...]:
   """Builds the groups, each with the run's optimiser or with its own keys of it."""
   mapping = config.mapping
   if mapping == "auto":
-    mapping = MAPPING.get(jax.default_backend(), "vmap")
+    mapping = MAPPING.get(platform, "vmap")
   specs = []
   for name, group in config.cohort.items():
     keys = _optimizer_keys(config, config.optimizer, group.optimizer)
@@ -536,16 +543,16 @@ def _with_shardings(mesh: Mesh, state: TrainState) -> TrainState:
   return jax.tree.map(place, state, sharding.state_sharding(mesh, state))
 
 
-def _jit_init(init: Callable[..., TrainState], state: TrainState) -> Any:
+def _jit_init(init: Callable[..., TrainState], state: TrainState, platform: str) -> Any:
   """Returns the jitted initialisation, which puts every array where it belongs.
 
   It is (initial weights) -> state.
   """
   # It runs once: on a CPU, compiling it with optimisations takes ten times as long, for
   # random numbers mostly.
-  options = (
-    {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-  )
+  options = None
+  if platform == "cpu":
+    options = {"xla_backend_optimization_level": 0}
   shardings = jax.tree.map(lambda x: x.sharding, state)
 
   def initialize(initial: Mapping[str, Any]) -> TrainState:

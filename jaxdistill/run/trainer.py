@@ -23,6 +23,7 @@ from jaxdistill.engine.dispatch import (
   make_dispatch,
 )
 from jaxdistill.engine.evaluate import Row, compile_eval, evaluate
+from jaxdistill.engine.resident import Resident, put_resident
 from jaxdistill.errors import Preempted, foreign
 from jaxdistill.run import hosts, member
 from jaxdistill.run.alike import (
@@ -470,8 +471,8 @@ class _Runner:
       yield
 
   @functools.cached_property
-  def _splits(self) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """Those for training: name -> (image uint8[N, H, W, 3], label i32[N])."""
+  def _splits(self) -> dict[str, Resident]:
+    """Those for training, by their names."""
     splits = {"train": self._place(self._experiment.dataset.train)}
     surveyed = {survey.split for survey in self._experiment.method.surveys}
     holdout = self._experiment.dataset.holdout
@@ -480,16 +481,16 @@ class _Runner:
     return splits
 
   @functools.cached_property
-  def _evaluated(self) -> tuple[jax.Array, jax.Array]:
-    """All examples that are evaluated, one split behind the other, as for training."""
+  def _evaluated(self) -> Resident:
+    """All examples that are evaluated, one split behind the other."""
     splits = list(_evaluated_splits(self._experiment).values())
     image = np.concatenate([split.image for split in splits])
     label = np.concatenate([split.label for split in splits])
     return self._place(Split(image=image, label=label))
 
-  def _place(self, split: Split) -> tuple[jax.Array, jax.Array]:
+  def _place(self, split: Split) -> Resident:
     """Copies a split to the devices."""
-    return sharding.put_replicated(self._experiment.mesh, (split.image, split.label))
+    return put_resident(self._experiment.mesh, split.image, split.label)
 
   def _compile(self, state: TrainState, step: int) -> None:
     """Compiles the step.
@@ -520,7 +521,7 @@ class _Runner:
 
       def compile_step() -> Dispatch:
         with foreign("the train step cannot be made"):
-          lowered = dispatch.lower(state, *train, order)
+          lowered = dispatch.lower(state, train, order)
         return lowered.compile()
 
       self._dispatch = wait_for(compile_step, self._stop)
@@ -534,7 +535,8 @@ class _Runner:
     for spec in self._experiment.specs:
       groups.append(f"{spec.size} {with_model(spec.name, models[spec.name])}")
     cohort = " + ".join(groups)
-    devices = _counted(self._experiment.mesh.size, f"{jax.default_backend()} device")
+    mesh = self._experiment.mesh
+    devices = _counted(mesh.size, f"{sharding.platform_of(mesh)} device")
     steps = _counted(steps_per_dispatch, "step")
     return f"{cohort}, batch {self._batch_size}, {devices}, {steps} per dispatch"
 
@@ -579,7 +581,7 @@ class _Runner:
   def dispatch(self, state: TrainState) -> TrainState:
     """Starts one dispatch, and waits for the one before it to end."""
     assert self._dispatch is not None, "enter training first"
-    state, measured = self._dispatch(state, *self._splits["train"], self._order)
+    state, measured = self._dispatch(state, self._splits["train"], self._order)
     if self._pending:
       # One dispatch ahead is enough to keep the device busy.
       jax.block_until_ready(self._pending[-1])
@@ -615,29 +617,28 @@ class _Runner:
     """
     experiment = self._experiment
     batch_size = experiment.eval_batch_size
-    image, label = self._evaluated
+    split = self._evaluated
     if self._eval is None:
       with self._console.timed(f"Compiling the evaluation (batch {batch_size})"):
         self._eval = wait_for(
-          lambda: compile_eval(experiment.eval_step, state, image, label, batch_size),
+          lambda: compile_eval(experiment.eval_step, state, split, batch_size),
           self._stop,
         )
     measured = {}
     start = 0
-    for name, split in _evaluated_splits(experiment).items():
+    for name, examples in _evaluated_splits(experiment).items():
       measure = functools.partial(
         evaluate,
         _shifted(self._eval, start),
         state,
-        image,
-        label,
-        num_examples=len(split.label),
+        split,
+        num_examples=len(examples.label),
         batch_size=batch_size,
       )
       rows = wait_for(measure, self._stop)
       members = {member: rows.pop(member) for member in experiment.members}
       measured[name] = members | rows
-      start += len(split.label)
+      start += len(examples.label)
     return measured
 
 
@@ -653,8 +654,8 @@ def _evaluated_splits(experiment: Experiment) -> dict[str, Split]:
 def _shifted(eval_step: Callable, start: int) -> Callable:
   """Returns an evaluation step whose indices count from example `start`."""
 
-  def shifted(cohort, method_state, image, label, index):
-    return eval_step(cohort, method_state, image, label, index + np.int32(start))
+  def shifted(cohort, method_state, split, index):
+    return eval_step(cohort, method_state, split, index + np.int32(start))
 
   return shifted
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdistill.core.durations import MOST_STEPS
 from jaxdistill.engine.dispatch import make_dispatch
+from jaxdistill.engine.resident import Resident
 from jaxdistill.errors import cut, foreign
 from jaxdistill.run import recipes, sections
 from jaxdistill.run.build import build
@@ -391,7 +392,7 @@ def _step_shapes(experiment) -> None:
     steps_per_dispatch=1,
   )
   order = jax.ShapeDtypeStruct((len(train.label),), jnp.int32)
-  dispatch.eval_shape(experiment.state, train.image, train.label, order)
+  dispatch.eval_shape(experiment.state, Resident.flatten(*train), order)
 
 
 def _problem(config, experiment) -> str:

@@ -15,6 +15,7 @@ from jaxdistill.core.durations import Clock
 from jaxdistill.core.method import GroupSpec, Step
 from jaxdistill.core.types import Batch, ModelOutput
 from jaxdistill.engine import sharding
+from jaxdistill.engine.resident import put_resident
 from jaxdistill.engine.survey import Surveyor
 from jaxdistill.engine.train_step import init_state, make_train_step
 from jaxdistill.inputs.augment import to_float
@@ -142,8 +143,8 @@ class Trial:
       specs, method, mean=MEAN, std=STD, mesh=self.mesh, batch_size=24
     )
     self.splits = {
-      "train": sharding.put_replicated(self.mesh, data()),
-      "holdout": sharding.put_replicated(self.mesh, [part[:20] for part in data()]),
+      "train": put_resident(self.mesh, *data()),
+      "holdout": put_resident(self.mesh, *(part[:20] for part in data())),
     }
     self.traces = 0
     self._jitted = jax.jit(self._traced)

@@ -1,6 +1,7 @@
 """The pool's draws: who is perturbed, how and when, with which labels."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.core import registry
-from jaxdistill.core.types import Batch, Perturbed
+from jaxdistill.core.types import Batch, Perturbation, Perturbed
 from jaxdistill.engine import sharding
 from jaxdistill.errors import ConfigError
 from jaxdistill.inputs import perturb
@@ -102,7 +103,9 @@ def test_unperturbed_steps_return_the_input_bit_for_bit(pool):
   np.testing.assert_array_equal(perturbation.permutation, np.arange(len(image)))
   target = jax.nn.softmax(jax.random.normal(KEY, (16, 5)))
   np.testing.assert_array_equal(perturbation.mix(target), target)
-  np.testing.assert_array_equal(perturbation.mix_labels(target), target)
+  label = jnp.arange(16) % 5
+  one_hot = jax.nn.one_hot(label, 5)
+  np.testing.assert_array_equal(perturbation.mix_labels(label, 5), one_hot)
 
 
 @pytest.mark.parametrize("stacked", [False, True])
@@ -149,7 +152,8 @@ def test_predictions_are_mixed_as_images_are_and_labels_if_they_may_be(label_mix
     blended = 0.3 * image + 0.7 * image[permutation]
     return Perturbed(blended, permutation, jnp.float32(0.3))
 
-  target = jax.nn.one_hot(jnp.arange(6), 6)
+  label = jnp.arange(6)
+  target = jax.nn.one_hot(label, 6)
   # An image that is its label.
   image = target.reshape(6, 1, 2, 3)
   pool = make_perturb([blend], num_members=2, every=1, label_mix=label_mix)
@@ -159,7 +163,8 @@ def test_predictions_are_mixed_as_images_are_and_labels_if_they_may_be(label_mix
   mixture = mixed.reshape(6, 6)
   np.testing.assert_allclose(perturbation.mix(target), mixture, atol=1e-6)
   expected = mixture if label_mix else target
-  np.testing.assert_allclose(perturbation.mix_labels(target), expected, atol=1e-6)
+  labels = perturbation.mix_labels(label, 6)
+  np.testing.assert_allclose(labels, expected, atol=1e-6)
 
   views_of = make_views(
     lambda key, image: image,
@@ -169,7 +174,6 @@ def test_predictions_are_mixed_as_images_are_and_labels_if_they_may_be(label_mix
     members=["a", "b"],
     num_classes=6,
   )
-  label = jnp.arange(6)
   batch = Batch(image=image, label=label, index=label, mask=jnp.ones(6))
   views, _ = views_of(KEY, jnp.int32(0), batch)
   member = int(views.perturbation.member)
@@ -218,3 +222,25 @@ def test_one_device_equals_eight():
     pairs = zip(jax.tree.leaves(drawn), jax.tree.leaves(drawn_together), strict=True)
     for one, eight in pairs:
       np.testing.assert_array_equal(one, eight)
+
+
+def test_between_devices_partners_send_their_classes_and_only_if_they_are_mixed():
+  mesh = sharding.make_mesh(8)
+  label = jax.device_put(jnp.arange(16) % 5, sharding.shard_over_rows(mesh))
+  unmixed = Perturbation.none(16)
+  reversed_order = unmixed.permutation[::-1]
+  mixed = unmixed.replace(permutation=reversed_order, label_weight=jnp.float32(0.75))
+  rows = sharding.shard_over_rows(mesh)
+  mix = jax.jit(lambda p, label: p.mix_labels(label, 5), out_shardings=rows)
+  one_hot = np.eye(5)[np.arange(16) % 5]
+  np.testing.assert_array_equal(mix(unmixed, label), one_hot)
+  expected = 0.75 * one_hot + 0.25 * one_hot[::-1]
+  np.testing.assert_array_equal(mix(mixed, label), expected)
+
+  program = mix.lower(mixed, label).compile().as_text()
+  entry = program[program.index("\nENTRY") :]
+  assert "conditional" in entry
+  collectives = r"(\w+)\[[\d,]*\]\S* (?:all-gather|all-reduce|collective|all-to-all)"
+  assert re.findall(collectives, entry) == []
+  found = re.findall(collectives, program)
+  assert found and set(found) == {"s32"}

@@ -88,7 +88,7 @@ def perturbed_case(case, weight, *, mix_labels=True):
   logits, labels, features = case
   perturbation = mixing(0, weight, labels=mix_labels)
   target = jax.nn.one_hot(labels, 5)[None].repeat(3, 0)
-  mixed = perturbation.mix_labels(target[0])
+  mixed = perturbation.mix_labels(jnp.asarray(labels), 5)
   return {
     "logits": logits,
     "labels": labels,

@@ -12,8 +12,8 @@ import pytest
 
 from jaxdistill import main
 from jaxdistill.core import registry
-from jaxdistill.engine import sharding
 from jaxdistill.engine.dispatch import epoch_order, make_dispatch
+from jaxdistill.engine.resident import put_resident
 from jaxdistill.errors import ConfigError
 from jaxdistill.run import build, trainer
 from jaxdistill.run.config import apply_overrides, load_config
@@ -417,10 +417,9 @@ def test_every_config_runs_two_steps(path, tmp_path):
   config, experiment = quick_experiment(path, tmp_path)
   mesh = experiment.mesh
   steps_per_epoch = experiment.clock.steps_per_epoch
-  splits = {"train": sharding.put_replicated(mesh, tuple(experiment.dataset.train))}
+  splits = {"train": put_resident(mesh, *experiment.dataset.train)}
   if experiment.dataset.holdout:
-    holdout = tuple(experiment.dataset.holdout)
-    splits["holdout"] = sharding.put_replicated(mesh, holdout)
+    splits["holdout"] = put_resident(mesh, *experiment.dataset.holdout)
   dispatch = make_dispatch(
     experiment.train_step,
     mesh,
@@ -434,7 +433,7 @@ def test_every_config_runs_two_steps(path, tmp_path):
     if step % steps_per_epoch == 0:
       state = experiment.surveyor.run(state, splits, step // steps_per_epoch)
     order = epoch_order(state.key, 0, len(experiment.dataset.train.label))
-    state, metrics = dispatch(state, *splits["train"], order)
+    state, metrics = dispatch(state, splits["train"], order)
     losses = np.asarray(metrics["loss"].value())
     assert losses.shape == (len(experiment.members),) and np.isfinite(losses).all()
   assert int(state.step) == config.steps
