@@ -28,7 +28,7 @@ def make_dispatch(
   Args:
     train_step: from `make_train_step`.
     mesh: device mesh.
-    batch_size: B, a multiple of the number of devices.
+    batch_size: B, a multiple of the parts that a batch is split into.
     steps_per_epoch: steps of an epoch; a dispatch must not cross its end.
     steps_per_dispatch: steps run by one call. One step is run without a loop around it,
       because XLA's CPU backend runs convolutions inside loops on a slow path.
@@ -47,7 +47,7 @@ def make_dispatch(
     batch = Batch(image=image, label=label, index=index, mask=mask)
     return train_step(state, sharding.constrain_rows(mesh, batch))
 
-  def run(state, split, order):
+  def run_steps(state, split, order):
     if steps_per_dispatch == 1:
       return run_step(state, split, order)
 
@@ -56,6 +56,10 @@ def make_dispatch(
 
     state, stacked = jax.lax.scan(body, state, length=steps_per_dispatch)
     return state, jax.tree.map(lambda x: x.sum(axis=0), stacked)
+
+  def run(state, split, order):
+    state, metrics = run_steps(state, split, order)
+    return sharding.constrain_state(mesh, state), metrics
 
   return jax.jit(run, donate_argnums=0)
 

@@ -139,6 +139,12 @@ KEYS = (
   ),
   Key("mesh.devices", 0, "how many devices are used; 0 is all", anything()),
   Key(
+    "mesh.member",
+    1,
+    "parts that the members of every group are split into, each on devices of its own",
+    at_least(1),
+  ),
+  Key(
     "holdout",
     0,
     "examples taken out of the training set, as many of each class; 0 takes none",
@@ -163,6 +169,7 @@ HARMLESS = (
   "eval_batch_size",
   "steps_per_dispatch",
   "mesh.devices",
+  "mesh.member",
   "data.dir",
 )
 """Keys that may change between two runs in one workdir.

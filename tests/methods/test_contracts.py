@@ -54,21 +54,23 @@ def name(request):
   jax.clear_caches()
 
 
-def trial(name, kind="mixed", devices=1, unroll=False):
-  return _trial(name, kind, devices, unroll)
+def trial(name, kind="mixed", devices=1, unroll=False, member=1):
+  return _trial(name, kind, devices, unroll, member)
 
 
-def trained(name, kind="mixed", devices=1, unroll=False):
-  return _trained(name, kind, devices, unroll)
+def trained(name, kind="mixed", devices=1, unroll=False, member=1):
+  return _trained(name, kind, devices, unroll, member)
 
 
 @functools.cache
-def _trial(name, kind, devices, unroll):
+def _trial(name, kind, devices, unroll, member):
   # A perturbed member in every other step, so that the contracts hold with perturbation
   # too.
   ops = [registry.resolve("perturb", "mixup"), registry.resolve("perturb", "noise")]
   specs = toy.cohort(kind, unroll)
-  made = toy.Trial(resolve(name), specs, devices=devices, ops=ops, every=2)
+  made = toy.Trial(
+    resolve(name), specs, devices=devices, member=member, ops=ops, every=2
+  )
   if devices > 1 or unroll:
     # The same, and it need not be compiled again.
     made.initial = made.place(trial(name, kind).initial)
@@ -76,8 +78,8 @@ def _trial(name, kind, devices, unroll):
 
 
 @functools.cache
-def _trained(name, kind, devices, unroll):
-  return trial(name, kind, devices, unroll).run(STEPS)
+def _trained(name, kind, devices, unroll, member):
+  return trial(name, kind, devices, unroll, member).run(STEPS)
 
 
 def assert_close(first, second, rtol, atol):
@@ -165,6 +167,21 @@ def test_one_device_equals_eight(name):
   # Rounding differs between the two and grows with every step of training.
   assert_close(one_history[0], eight_history[0], 1e-4, 1e-5)
   assert_close(one_state.cohort, eight_state.cohort, 2e-2, 2e-3)
+
+
+@pytest.mark.slow
+def test_members_may_be_on_devices_of_their_own(name):
+  """What a group owns is split over the devices, and nothing else changes."""
+  one_state, one_history = trained(name, "pairs")
+  spread_state, spread_history = trained(name, "pairs", devices=8, member=2)
+  assert_close(one_history[0], spread_history[0], 1e-4, 1e-5)
+  assert_close(one_state.cohort, spread_state.cohort, 2e-2, 2e-3)
+  owned = [spread_state.cohort["net"]]
+  if "net" in spread_state.method.modules:
+    owned.append(spread_state.method.modules["net"])
+  for group in owned:
+    for leaf in jax.tree.leaves((group.params, group.stats, group.opt)):
+      assert leaf.addressable_shards[0].data.shape == (1, *leaf.shape[1:])
 
 
 @pytest.mark.slow
