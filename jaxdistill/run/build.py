@@ -139,6 +139,11 @@ def build(
   mesh = sharding.make_mesh(config.mesh.devices, config.mesh.member, devices=devices)
   platform = sharding.platform_of(mesh)
   _require_divisible(config.batch_size, mesh)
+  require(
+    config.batch_size % config.batch_norm_groups == 0,
+    f"batch_size {config.batch_size} cannot be split into "
+    f"batch_norm_groups={config.batch_norm_groups} equal groups: take a divisor",
+  )
   method = _component("method", "methods", config.method)
   num_members = sum(group.members for group in config.cohort.values())
   require(
@@ -203,6 +208,7 @@ def build(
     optimizers=optimizers,
     clock=clock,
     update_order=config.update_order,
+    batch_norm_groups=config.batch_norm_groups,
   )
   eval_batch_size = _round_up(
     min(config.eval_batch_size, len(dataset.test.label)), sharding.batch_parts(mesh)

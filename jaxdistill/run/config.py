@@ -108,6 +108,12 @@ KEYS = (
     choice("float32", "bfloat16"),
   ),
   Key(
+    "batch_norm_groups",
+    1,
+    "groups of examples in a row that batch norms normalise by statistics of their own",
+    at_least(1),
+  ),
+  Key(
     "label_smoothing",
     0.0,
     "probability of every label that is spread evenly over the classes",

@@ -120,6 +120,7 @@ class Trial:
     ops=(),
     every=1,
     update_order="simultaneous",
+    batch_norm_groups=1,
   ):
     self.method = method
     self.mesh = sharding.make_mesh(devices, member)
@@ -149,6 +150,7 @@ class Trial:
       optimizers=optimizers,
       clock=CLOCK,
       update_order=update_order,
+      batch_norm_groups=batch_norm_groups,
     )
     # Small enough for a padded remainder.
     self.surveyor = Surveyor(

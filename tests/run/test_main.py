@@ -106,6 +106,10 @@ def save_arrays(path, **changes):
       "batch_size 4096 is larger than the training set of 1438 images",
     ),
     (["--config.mesh.devices=9"], "mesh.devices is 9, but there are 8"),
+    (
+      ["--config.batch_norm_groups=3", "--config.batch_size=64"],
+      "batch_size 64 cannot be split into batch_norm_groups=3 equal groups",
+    ),
     (["--config.mesh.member=3"], "mesh.member is 3, but 8 devices cannot be split"),
     (
       ["--config.mesh.member=4", "--config.batch_size=33"],
