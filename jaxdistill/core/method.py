@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import optax
 
 from jaxdistill import losses
@@ -56,6 +57,7 @@ class GroupSpec(NamedTuple):
       for accelerators whose compiler folds members itself.
     average: decay of the exponential moving average of the weights; 0 keeps none.
     schedule: their learning rate, step -> f32[], to be logged; None for unknown.
+    mesh: devices that the members are spread over; None: every device has them all.
   """
 
   name: str
@@ -65,6 +67,7 @@ class GroupSpec(NamedTuple):
   mapping: str = "vmap"
   average: float = 0.0
   schedule: optax.Schedule | None = None
+  mesh: Mesh | None = None
 
   @property
   def members(self) -> tuple[str, ...]:

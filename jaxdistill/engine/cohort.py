@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 import optax
 
 from jaxdistill import losses
@@ -25,8 +26,9 @@ from jaxdistill.core.types import (
   PyTree,
   Variables,
 )
+from jaxdistill.engine import sharding
 from jaxdistill.engine._trained import Advance, Rule, advance, all_finite, start
-from jaxdistill.errors import naming
+from jaxdistill.errors import naming, require
 from jaxdistill.nn.conv import as_written
 
 InitialVariables = Mapping[str, Mapping[tuple[str, ...], Any]]
@@ -69,6 +71,32 @@ def make_spec(
     average=average,
     schedule=schedule,
   )
+
+
+def spread_members(specs: Sequence[GroupSpec], mesh: Mesh) -> tuple[GroupSpec, ...]:
+  """Returns the groups with their members spread over the parts of a mesh.
+
+  Raises:
+    ConfigError: for a group that cannot be split into as many parts.
+  """
+  parts = sharding.member_parts(mesh)
+  if parts == 1:
+    return tuple(specs)
+  spread = []
+  for spec in specs:
+    require(
+      spec.size % parts == 0,
+      f"cohort.{spec.name} has {spec.size} members, which cannot be split into "
+      f"mesh.member={parts} equal parts: change cohort.{spec.name}.members or "
+      "mesh.member",
+    )
+    require(
+      spec.mapping != "unroll",
+      f"mapping=unroll runs members one after the other, but mesh.member={parts} "
+      "spreads them over devices: set mapping=vmap or mesh.member=1",
+    )
+    spread.append(spec._replace(mesh=mesh))
+  return tuple(spread)
 
 
 def member_names(specs: Sequence[GroupSpec]) -> tuple[str, ...]:
@@ -162,7 +190,10 @@ def _map_members(function: Callable, spec: GroupSpec) -> Callable:
       rows.append(function(*member))
     return jax.tree.map(lambda *xs: jnp.stack(xs), *rows)
 
-  return {"vmap": mapped, "unroll": unrolled, "plain": plain}[spec.mapping]
+  chosen = {"vmap": mapped, "unroll": unrolled, "plain": plain}[spec.mapping]
+  if spec.mesh is None:
+    return chosen
+  return sharding.map_over_members(spec.mesh, chosen)
 
 
 def _where_member(keep: jax.Array, new: PyTree, old: PyTree) -> PyTree:
@@ -256,8 +287,14 @@ def forward(
       active=None if active is None else active[spec.name],
     )
     alive.append(group_alive)
-  logits = jnp.concatenate([groups[spec.name].logits for spec in specs])
-  return Outputs(logits, jnp.concatenate(alive), groups), new_stats
+  logits = []
+  for spec in specs:
+    own = groups[spec.name].logits
+    if spec.mesh is not None:
+      own = sharding.gather_members(spec.mesh, own)
+    logits.append(own)
+  outputs = Outputs(jnp.concatenate(logits), jnp.concatenate(alive), groups)
+  return outputs, new_stats
 
 
 def forward_member(
@@ -284,7 +321,7 @@ def forward_member(
   """
   position = outputs.members.index(spec.members[k])
   output, alive, _ = _run_group(
-    spec._replace(size=1),
+    spec._replace(size=1, mesh=None),
     params,
     stats,
     images[position : position + 1],

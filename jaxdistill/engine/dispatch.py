@@ -28,7 +28,7 @@ def make_dispatch(
   Args:
     train_step: from `make_train_step`.
     mesh: device mesh.
-    batch_size: B, a multiple of the number of devices.
+    batch_size: B, a multiple of the parts that a batch is split into.
     steps_per_epoch: steps of an epoch; a dispatch must not cross its end.
     steps_per_dispatch: steps run by one call. One step is run without a loop around it.
 

@@ -1,11 +1,12 @@
 """Placement on devices: the only file that names mesh axes.
 
-Batches are split over the `data` axis, everything else is on every device; batch means
-and batch statistics are global under `jit`, so results do not depend on the number of
-devices beyond rounding.
+Batches are split over the `data` axis; batch means and batch statistics are global
+under `jit`, so results do not depend on the number of devices beyond rounding. The
+members of a group are split over the `member` axis, which has one device unless the
+config says otherwise. Everything else is on every device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import logging
 import os
@@ -15,9 +16,10 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from jaxdistill.core.types import PyTree, Table
+from jaxdistill.core.types import Group, PyTree, Table, TrainState
 from jaxdistill.errors import require
 
+MEMBER = "member"
 DATA = "data"
 
 # Where a CPU plays several devices, each of them runs independent operations in an
@@ -47,15 +49,19 @@ def keep_order_on_cpu(several_processes: bool = False) -> None:
     os.environ["XLA_FLAGS"] = f"{flags} {_IN_ORDER}".strip()
 
 
-def make_mesh(num_devices: int = 0, devices: Sequence[Any] | None = None) -> Mesh:
-  """Builds the one-dimensional mesh over `num_devices` devices (0: all there are).
+def make_mesh(
+  num_devices: int = 0, member: int = 1, *, devices: Sequence[Any] | None = None
+) -> Mesh:
+  """Builds the mesh ("member", "data") over `num_devices` devices (0: all there are).
 
   Args:
     num_devices: how many are taken.
+    member: number of parts that the members of a group are split into; each part is
+      trained by as many devices, which split the batch.
     devices: those to take them from, which need not be there; None: those there are.
 
   Raises:
-    ConfigError: if there are fewer.
+    ConfigError: if there are fewer, or the parts would differ in their devices.
   """
   available = jax.devices()
   if devices is not None:
@@ -71,6 +77,11 @@ def make_mesh(num_devices: int = 0, devices: Sequence[Any] | None = None) -> Mes
     f"mesh.devices={num_devices} leaves processes without a device: there are "
     f"{len(available)} devices of {jax.process_count()} processes; leave it at 0",
   )
+  require(
+    len(taken) % member == 0,
+    f"mesh.member is {member}, but {len(taken)} devices cannot be split into as many "
+    "equal parts: take a divisor of their number, or set mesh.devices",
+  )
   if (
     len(taken) > 1
     and taken[0].platform == "cpu"
@@ -82,8 +93,21 @@ def make_mesh(num_devices: int = 0, devices: Sequence[Any] | None = None) -> Mes
     )
   # Explicit axes, the default of make_mesh, do not work with vmapped convolutions.
   return jax.make_mesh(
-    (len(taken),), (DATA,), axis_types=(jax.sharding.AxisType.Auto,), devices=taken
+    (member, len(taken) // member),
+    (MEMBER, DATA),
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
+    devices=taken,
   )
+
+
+def member_parts(mesh: Mesh) -> int:
+  """Returns the number of parts that the members of a group are split into."""
+  return mesh.shape[MEMBER]
+
+
+def batch_parts(mesh: Mesh) -> int:
+  """Returns the number of parts that a batch is split into."""
+  return mesh.shape[DATA]
 
 
 def platform_of(mesh: Mesh) -> str:
@@ -105,15 +129,21 @@ def shard_over_rows(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(DATA))
 
 
+def shard_over_members(mesh: Mesh) -> NamedSharding:
+  """Sharding of arrays whose first axis is a group's members."""
+  return NamedSharding(mesh, PartitionSpec(MEMBER))
+
+
 def is_table(x: Any) -> bool:
   """Tells whether a node of a pytree is a table, for `is_leaf`."""
   return isinstance(x, Table)
 
 
 def state_sharding(mesh: Mesh, state: PyTree) -> Any:
-  """Returns where each leaf of a train state is placed.
+  """Returns where each leaf of a train state, or of a method's memory, is placed.
 
-  Tables are split over their rows, all else is on every device.
+  Groups, and the modules that they own, are split over their members, tables over their
+  rows; all else is on every device.
   """
 
   def place(x):
@@ -121,7 +151,65 @@ def state_sharding(mesh: Mesh, state: PyTree) -> Any:
       return dataclasses.replace(x, rows=shard_over_rows(mesh))
     return replicated(mesh)
 
-  return jax.tree.map(place, state, is_leaf=is_table)
+  placed = jax.tree.map(place, state, is_leaf=is_table)
+  if not isinstance(state, TrainState):
+    return placed
+  owned = {}
+  for owner, modules in state.method.modules.items():
+    if owner in state.cohort:
+      owned[owner] = modules
+  method = dataclasses.replace(
+    placed.method, modules=placed.method.modules | _split_groups(mesh, owned)
+  )
+  return dataclasses.replace(
+    placed,
+    cohort=_split_groups(mesh, state.cohort),
+    method=method,
+    intact=_split_groups(mesh, state.intact),
+  )
+
+
+def _split_groups(mesh: Mesh, groups: Mapping[str, Group]) -> dict[str, Group]:
+  """Returns where each leaf of stacked members is placed."""
+  placed = {}
+  for name, group in groups.items():
+    members = jax.tree.map(lambda _: shard_over_members(mesh), group)
+    # The host reads it.
+    placed[name] = dataclasses.replace(members, held=replicated(mesh))
+  return placed
+
+
+def constrain_state(mesh: Mesh, state: TrainState) -> TrainState:
+  """Keeps a state where `state_sharding` says, inside a jitted function."""
+  return jax.lax.with_sharding_constraint(state, state_sharding(mesh, state))
+
+
+def map_over_members(mesh: Mesh, function: Callable) -> Callable:
+  """Returns a function of stacked members that every part runs on its own members.
+
+  Within a part, the batch stays split over its devices.
+
+  Args:
+    mesh: devices.
+    function: of arrays [K, ...], as `jax.vmap` returns it.
+  """
+  members = PartitionSpec(MEMBER)
+  # No member reads what another part has: there is no replication to check.
+  return jax.shard_map(
+    function,
+    mesh=mesh,
+    in_specs=members,
+    out_specs=members,
+    axis_names={MEMBER},
+    check_vma=False,
+  )
+
+
+def gather_members(mesh: Mesh, x: jax.Array) -> jax.Array:
+  """Copies what all members of a group have, [K, ...], to every part of the mesh."""
+  others = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
+  everywhere = NamedSharding(mesh, PartitionSpec(None, *others))
+  return jax.lax.with_sharding_constraint(x, everywhere)
 
 
 def constrain_rows(mesh: Mesh, tree: PyTree) -> PyTree:
@@ -129,11 +217,6 @@ def constrain_rows(mesh: Mesh, tree: PyTree) -> PyTree:
   return jax.tree.map(
     lambda x: jax.lax.with_sharding_constraint(x, shard_over_rows(mesh)), tree
   )
-
-
-def constrain_state(mesh: Mesh, state: PyTree) -> PyTree:
-  """Keeps a state where `state_sharding` says, inside a jitted function."""
-  return jax.lax.with_sharding_constraint(state, state_sharding(mesh, state))
 
 
 def constrain_whole(mesh: Mesh, tree: PyTree) -> PyTree:

@@ -49,6 +49,7 @@ from jaxdistill.engine.modules import (
 )
 from jaxdistill.engine.updates import ORDERS, Problem, Solution
 from jaxdistill.errors import naming
+from jaxdistill.nn.conv import group_statistics
 
 
 def init_state(
@@ -116,6 +117,7 @@ def make_train_step(
   optimizers: Optimizers,
   clock: Clock,
   update_order: str = "simultaneous",
+  batch_norm_groups: int = 1,
 ) -> TrainStep:
   """Returns the pure function of one training step, to be jitted by the caller.
 
@@ -127,6 +129,7 @@ def make_train_step(
     clock: of the run.
     update_order: "simultaneous", all gradients before all updates, or "sequential",
       member by member.
+    batch_norm_groups: see `group_statistics`.
 
   Returns:
     (TrainState, Batch) -> (TrainState, metrics): `Mean`s of shape [] or [M].
@@ -205,7 +208,13 @@ def make_train_step(
     measured = _measure(specs, solution, update, batch, seen, state.step)
     return new_state, measured
 
-  return train_step
+  def with_statistics(
+    state: TrainState, batch: Batch
+  ) -> tuple[TrainState, dict[str, Mean]]:
+    with group_statistics(batch_norm_groups):
+      return train_step(state, batch)
+
+  return with_statistics
 
 
 def _make_context(

@@ -27,6 +27,7 @@ MOST_PARTS = 8
 Borders = Sequence[tuple[int, int]]
 
 _AS_WRITTEN = contextvars.ContextVar("as_written", default=False)
+_STATISTICS_GROUPS = contextvars.ContextVar("statistics_groups", default=1)
 
 
 @contextlib.contextmanager
@@ -410,9 +411,63 @@ def convolution(
   )
 
 
+@contextlib.contextmanager
+def group_statistics(groups: int) -> Iterator[None]:
+  """Inside, batches are normalised in so many groups of examples in a row.
+
+  Each is normalised by its own statistics. Devices that hold whole groups have nothing
+  to send each other, and the result does not depend on how many devices there are.
+
+  Args:
+    groups: a divisor of the batch size.
+  """
+  token = _STATISTICS_GROUPS.set(groups)
+  try:
+    yield
+  finally:
+    _STATISTICS_GROUPS.reset(token)
+
+
+class BatchNorm(nn.BatchNorm):
+  """Batch normalisation whose statistics are those of groups, see `group_statistics`.
+
+  Running statistics move towards the mean over the groups.
+  """
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Normalises [B, ..., D] over all axes but the last."""
+    groups = _STATISTICS_GROUPS.get()
+    if groups == 1 or self.use_running_average:
+      return super().__call__(x)
+    channels = x.shape[-1:]
+    scale = self.param("scale", self.scale_init, channels, self.param_dtype)
+    bias = self.param("bias", self.bias_init, channels, self.param_dtype)
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+    running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+
+    grouped = x.reshape(groups, -1, *x.shape[1:]).astype(jnp.float32)
+    own_axes = tuple(range(1, grouped.ndim - 1))
+    mean = grouped.mean(own_axes, keepdims=True)
+    mean_square = jnp.square(grouped).mean(own_axes, keepdims=True)
+    var = jnp.maximum(mean_square - jnp.square(mean), 0)
+
+    def move(running: Any, value: jax.Array) -> None:
+      new = value.reshape(groups, -1).mean(axis=0)
+      running.value = self.momentum * running.value + (1 - self.momentum) * new
+
+    if not self.is_initializing():
+      move(running_mean, mean)
+      move(running_var, var)
+    over_channels = (1,) * (grouped.ndim - 1) + channels
+    factor = lax.rsqrt(var + self.epsilon) * scale.reshape(over_channels)
+    normalised = (grouped - mean) * factor + bias.reshape(over_channels)
+    return normalised.reshape(x.shape).astype(self.dtype)
+
+
 def batch_norm(
   train: bool, dtype: Any = jnp.float32, *, name: str | None = None
-) -> nn.BatchNorm:
+) -> BatchNorm:
   """Returns batch normalisation with PyTorch's constants.
 
   Running variances stay biased, as Flax has them.
@@ -422,7 +477,7 @@ def batch_norm(
     dtype: computation dtype.
     name: of the module.
   """
-  return nn.BatchNorm(
+  return BatchNorm(
     use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
   )
 

@@ -20,7 +20,7 @@ from jaxdistill.core.method import GroupSpec, Method
 from jaxdistill.core.types import Batch, MakeViews, Perturb, TrainState, TrainStep
 from jaxdistill.data import Dataset, Split, hold_out
 from jaxdistill.engine import sharding
-from jaxdistill.engine.cohort import make_spec, member_names
+from jaxdistill.engine.cohort import make_spec, member_names, spread_members
 from jaxdistill.engine.evaluate import make_eval_step
 from jaxdistill.engine.modules import Optimizers, owner_group
 from jaxdistill.engine.survey import Surveyor
@@ -101,7 +101,7 @@ class Experiment:
   eval_step: Callable
   """The jitted function of one evaluation batch."""
   eval_batch_size: int
-  """Examples of an evaluation batch, a multiple of the number of devices."""
+  """Examples of an evaluation batch, a multiple of the parts that it is split into."""
   surveyor: Surveyor
   """Makes the method's passes between epochs."""
   max_steps_per_dispatch: int
@@ -137,9 +137,14 @@ def build(
     ConfigError, DataError: one line about what is wrong.
   """
   check_config(config)
-  mesh = sharding.make_mesh(config.mesh.devices, devices)
+  mesh = sharding.make_mesh(config.mesh.devices, config.mesh.member, devices=devices)
   platform = sharding.platform_of(mesh)
   _require_divisible(config.batch_size, mesh)
+  require(
+    config.batch_size % config.batch_norm_groups == 0,
+    f"batch_size {config.batch_size} cannot be split into "
+    f"batch_norm_groups={config.batch_norm_groups} equal groups: take a divisor",
+  )
   method = _component("method", "methods", config.method)
   num_members = sum(group.members for group in config.cohort.values())
   require(
@@ -162,6 +167,13 @@ def build(
   select_on = _select_on(config, dataset)
   clock = _make_clock(config, len(dataset.train.label))
   specs = _make_specs(config, clock, dataset.num_classes, platform)
+  specs = spread_members(specs, mesh)
+  require(
+    config.mesh.member == 1 or config.update_order == "simultaneous",
+    f"update_order={config.update_order} updates one member after the other, but "
+    f"mesh.member={config.mesh.member} spreads them over devices: set "
+    "update_order=simultaneous or mesh.member=1",
+  )
   optimizers = _make_optimizers(config, clock, method, specs)
 
   init = functools.partial(
@@ -177,6 +189,7 @@ def build(
   )
   with foreign("the cohort's networks and the method's state cannot be made"):
     state = jax.eval_shape(init)
+  state = _with_shardings(mesh, state)
   if devices is None:
     room.require_fits(state)
   weights, notes = _read_initial_weights(config, specs, state, dataset.num_classes)
@@ -187,7 +200,6 @@ def build(
   channels = normalization.as_channels(normalizations)
   _check_no_decay(config, state)
   _require_stable_index(config, dataset, state)
-  state = _with_shardings(mesh, state)
 
   views = _make_views(config, dataset, channels, member_names(specs), perturb)
   train_step = make_train_step(
@@ -197,9 +209,10 @@ def build(
     optimizers=optimizers,
     clock=clock,
     update_order=config.update_order,
+    batch_norm_groups=config.batch_norm_groups,
   )
   eval_batch_size = _round_up(
-    min(config.eval_batch_size, len(dataset.test.label)), mesh.size
+    min(config.eval_batch_size, len(dataset.test.label)), sharding.batch_parts(mesh)
   )
   jitted_init = _jit_init(init, state, platform)
   batch = _batch_shapes(config.batch_size, dataset.train)
@@ -263,12 +276,13 @@ def _round_up(number: int, divisor: int) -> int:
 
 def _require_divisible(batch_size: int, mesh: Mesh) -> None:
   """Raises ConfigError unless the batch can be split evenly over the devices."""
-  if batch_size % mesh.size == 0:
+  parts = sharding.batch_parts(mesh)
+  if batch_size % parts == 0:
     return
-  below = batch_size // mesh.size * mesh.size
-  sizes = [str(size) for size in (below, below + mesh.size) if size]
+  below = batch_size // parts * parts
+  sizes = [str(size) for size in (below, below + parts) if size]
   raise ConfigError(
-    f"batch_size {batch_size} is not divisible by {mesh.size} devices: take "
+    f"batch_size {batch_size} is not divisible by {parts} devices: take "
     f"{' or '.join(sizes)}, or set mesh.devices"
   )
 

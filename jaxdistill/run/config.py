@@ -116,6 +116,12 @@ KEYS = (
     choice(*PRECISIONS),
   ),
   Key(
+    "batch_norm_groups",
+    1,
+    "groups of examples in a row that batch norms normalise by statistics of their own",
+    at_least(1),
+  ),
+  Key(
     "label_smoothing",
     0.0,
     "probability of every label that is spread evenly over the classes",
@@ -146,6 +152,12 @@ KEYS = (
     at_least(0),
   ),
   Key("mesh.devices", 0, "how many devices are used; 0 is all", anything()),
+  Key(
+    "mesh.member",
+    1,
+    "parts that the members of every group are split into, each on devices of its own",
+    at_least(1),
+  ),
   Key(
     "compilation_cache",
     True,
@@ -185,6 +197,7 @@ HARMLESS = (
   "eval_batch_size",
   "steps_per_dispatch",
   "mesh.devices",
+  "mesh.member",
   "compilation_cache",
   "profile_steps",
   "data.dir",

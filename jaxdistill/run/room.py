@@ -27,6 +27,17 @@ def bytes_of(tree: PyTree) -> int:
   return total
 
 
+def _bytes_per_device(tree: PyTree) -> int:
+  """Returns the bytes that a device has of all arrays, as they are placed."""
+  placed = []
+  for leaf in jax.tree.leaves(tree):
+    shape = leaf.shape
+    if leaf.sharding is not None:
+      shape = leaf.sharding.shard_shape(shape)
+    placed.append(jax.ShapeDtypeStruct(shape, leaf.dtype))
+  return bytes_of(placed)
+
+
 def in_units(number: float) -> str:
   """Returns bytes as people read them: "1.5 GiB"."""
   for unit in ("B", "KiB", "MiB", "GiB"):
@@ -50,17 +61,20 @@ def _device_memory() -> int:
 
 
 def require_fits(state: PyTree) -> None:
-  """Refuses a state that is larger than a device's whole memory.
+  """Refuses a state of which a device would have more than its whole memory.
+
+  Args:
+    state: arrays, or their shapes, and where they are placed.
 
   Raises:
     OutOfMemoryError: with both sizes.
   """
-  needed = bytes_of(state)
+  needed = _bytes_per_device(state)
   there = _device_memory()
   if needed > there:
     raise OutOfMemoryError(
       f"the cohort's state takes {in_units(needed)}, a device has {in_units(there)}: "
-      "take fewer members or smaller networks"
+      "take fewer members or smaller networks, or spread them by mesh.member"
     )
 
 

@@ -31,6 +31,7 @@ from jaxdistill.run.assignments import assignments
 from jaxdistill.run.build import Experiment, build
 from jaxdistill.run.config import ConfigDict, load_config
 from jaxdistill.run.console import Console, with_model
+from jaxdistill.run.jax_settings import matmul_precision
 from jaxdistill.run.room import bytes_of, in_units
 from jaxdistill.tools import _aot_report, _hlo
 from jaxdistill.tools._topologies import Topology, open_topology
@@ -318,7 +319,8 @@ def compile_ahead(
   steps = _steps_per_dispatch(experiment)
   start = time.perf_counter()
   console.say(f"Compiling the train step for {topology_name} ...")
-  lowered = _lower(experiment, config.batch_size, steps)
+  with matmul_precision(config.matmul_precision):
+    lowered = _lower(experiment, config.batch_size, steps)
   compiled = _compile(name, lowered)
   seconds = time.perf_counter() - start
 

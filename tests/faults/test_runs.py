@@ -62,8 +62,10 @@ def test_a_member_that_diverges_takes_no_other_along(tmp_path):
       assert np.isfinite(leaf).all(), name
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path, devices):
+@pytest.mark.parametrize(
+  "devices, member", [(1, 1), (4, 1), pytest.param(4, 2, marks=pytest.mark.slow)]
+)
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path, devices, member):
   """Saved on two; the same examples in the same order, numbers but for rounding."""
   assert jax.device_count() >= 4
   whole = jaxdistill.train(
@@ -78,7 +80,8 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, devices):
   with pytest.raises(Preempted):
     two = runs.config("competitive", "mesh.devices=2")
     jaxdistill.train(two, path, stop=stop, quiet=True)
-  other = runs.config("competitive", f"mesh.devices={devices}")
+  mesh = (f"mesh.devices={devices}", f"mesh.member={member}")
+  other = runs.config("competitive", *mesh)
   summary = jaxdistill.train(other, path, quiet=True)
   for name, member in whole["members"].items():
     found = summary["members"][name]["last"]["nll"]

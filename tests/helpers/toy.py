@@ -15,6 +15,7 @@ from jaxdistill.core.durations import Clock
 from jaxdistill.core.method import GroupSpec, Step
 from jaxdistill.core.types import Batch, ModelOutput
 from jaxdistill.engine import sharding
+from jaxdistill.engine.cohort import spread_members
 from jaxdistill.engine.resident import put_resident
 from jaxdistill.engine.survey import Surveyor
 from jaxdistill.engine.train_step import init_state, make_train_step
@@ -67,6 +68,8 @@ def cohort(kind="mixed", mapping="vmap", tx=None):
   kinds = {
     "same": (group("net", 4, 3),),
     "pair": (group("net", 4, 2),),
+    "pairs": (group("net", 4, 2), group("wide", 6, 2)),
+    "four": (group("net", 4, 4),),
     "one": (group("net", 4, 1),),
     "mixed": (group("net", 4, 2), group("wide", 6, 1)),
   }
@@ -108,12 +111,22 @@ class Trial:
   """A cohort, a method and their jitted step: compiled once, run from any state."""
 
   def __init__(
-    self, method, specs, *, devices=1, ops=(), every=1, update_order="simultaneous"
+    self,
+    method,
+    specs,
+    *,
+    devices=1,
+    member=1,
+    ops=(),
+    every=1,
+    update_order="simultaneous",
+    batch_norm_groups=1,
   ):
     self.method = method
+    self.mesh = sharding.make_mesh(devices, member)
+    specs = spread_members(specs, self.mesh)
     self.specs = specs
     num_members = sum(spec.size for spec in specs)
-    self.mesh = sharding.make_mesh(devices)
 
     def optimizers(owner):
       return method.tx(owner, optimizer)
@@ -137,6 +150,7 @@ class Trial:
       optimizers=optimizers,
       clock=CLOCK,
       update_order=update_order,
+      batch_norm_groups=batch_norm_groups,
     )
     # Small enough for a padded remainder.
     self.surveyor = Surveyor(
@@ -151,7 +165,8 @@ class Trial:
 
   def _traced(self, state, batch):
     self.traces += 1
-    return self.step(state, sharding.constrain_rows(self.mesh, batch))
+    state, metrics = self.step(state, sharding.constrain_rows(self.mesh, batch))
+    return sharding.constrain_state(self.mesh, state), metrics
 
   def place(self, state):
     """Puts a state on the devices."""

@@ -55,21 +55,23 @@ def name(request):
   jax.clear_caches()
 
 
-def trial(name, kind="mixed", devices=1, mapping="vmap"):
-  return _trial(name, kind, devices, mapping)
+def trial(name, kind="mixed", devices=1, mapping="vmap", member=1):
+  return _trial(name, kind, devices, mapping, member)
 
 
-def trained(name, kind="mixed", devices=1, mapping="vmap"):
-  return _trained(name, kind, devices, mapping)
+def trained(name, kind="mixed", devices=1, mapping="vmap", member=1):
+  return _trained(name, kind, devices, mapping, member)
 
 
 @functools.cache
-def _trial(name, kind, devices, mapping):
+def _trial(name, kind, devices, mapping, member):
   # A perturbed member in every other step, so that the contracts hold with perturbation
   # too.
   ops = [registry.resolve("perturb", "mixup"), registry.resolve("perturb", "noise")]
   specs = toy.cohort(kind, mapping)
-  made = toy.Trial(resolve(name), specs, devices=devices, ops=ops, every=2)
+  made = toy.Trial(
+    resolve(name), specs, devices=devices, member=member, ops=ops, every=2
+  )
   if devices > 1 or mapping != "vmap":
     # The same, and it need not be compiled again.
     made.initial = made.place(trial(name, kind).initial)
@@ -77,8 +79,8 @@ def _trial(name, kind, devices, mapping):
 
 
 @functools.cache
-def _trained(name, kind, devices, mapping):
-  return trial(name, kind, devices, mapping).run(STEPS)
+def _trained(name, kind, devices, mapping, member):
+  return trial(name, kind, devices, mapping, member).run(STEPS)
 
 
 def assert_close(first, second, rtol, atol):
@@ -166,6 +168,21 @@ def test_one_device_equals_eight(name):
   # Rounding differs between the two and grows with every step of training.
   assert_close(one_history[0], eight_history[0], 1e-4, 1e-5)
   assert_close(one_state.cohort, eight_state.cohort, 2e-2, 2e-3)
+
+
+@pytest.mark.slow
+def test_members_may_be_on_devices_of_their_own(name):
+  """What a group owns is split over the devices, and nothing else changes."""
+  one_state, one_history = trained(name, "pairs")
+  spread_state, spread_history = trained(name, "pairs", devices=8, member=2)
+  assert_close(one_history[0], spread_history[0], 1e-4, 1e-5)
+  assert_close(one_state.cohort, spread_state.cohort, 2e-2, 2e-3)
+  owned = [spread_state.cohort["net"]]
+  if "net" in spread_state.method.modules:
+    owned.append(spread_state.method.modules["net"])
+  for group in owned:
+    for leaf in jax.tree.leaves((group.params, group.stats, group.opt)):
+      assert leaf.addressable_shards[0].data.shape == (1, *leaf.shape[1:])
 
 
 @pytest.mark.slow

@@ -107,6 +107,19 @@ def save_arrays(path, **changes):
     ),
     (["--config.mesh.devices=9"], "mesh.devices is 9, but there are 8"),
     (
+      ["--config.batch_norm_groups=3", "--config.batch_size=64"],
+      "batch_size 64 cannot be split into batch_norm_groups=3 equal groups",
+    ),
+    (["--config.mesh.member=3"], "mesh.member is 3, but 8 devices cannot be split"),
+    (
+      ["--config.mesh.member=4", "--config.batch_size=33"],
+      "batch_size 33 is not divisible by 2 devices: take 32 or 34",
+    ),
+    (
+      ["--config.mesh.member=2"],
+      "cohort.resnet8 has 1 members, which cannot be split into mesh.member=2",
+    ),
+    (
       ["--config.eval_every=often"],
       "eval_every is 'often': write '500 steps', '2 epochs' or '30%'",
     ),
