@@ -117,11 +117,16 @@ def constrain_rows(mesh: Mesh, tree: PyTree) -> PyTree:
 
 def constrain_state(mesh: Mesh, state: PyTree) -> PyTree:
   """Keeps a state where `state_sharding` says, inside a jitted function."""
+  # One device leaves no choice, and a constraint would alter what XLA fuses.
+  if mesh.size == 1:
+    return state
   return jax.lax.with_sharding_constraint(state, state_sharding(mesh, state))
 
 
 def constrain_whole(mesh: Mesh, tree: PyTree) -> PyTree:
   """Puts every array whole on every device, inside a jitted function."""
+  if mesh.size == 1:
+    return tree
   return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
