@@ -117,7 +117,7 @@ def constrain_rows(mesh: Mesh, tree: PyTree) -> PyTree:
 
 def constrain_state(mesh: Mesh, state: PyTree) -> PyTree:
   """Keeps a state where `state_sharding` says, inside a jitted function."""
-  # One device leaves no choice, and a constraint would alter what XLA fuses.
+  # One device leaves no choice.
   if mesh.size == 1:
     return state
   return jax.lax.with_sharding_constraint(state, state_sharding(mesh, state))
