@@ -181,6 +181,9 @@ def _split_groups(mesh: Mesh, groups: Mapping[str, Group]) -> dict[str, Group]:
 
 def constrain_state(mesh: Mesh, state: TrainState) -> TrainState:
   """Keeps a state where `state_sharding` says, inside a jitted function."""
+  # One device leaves no choice.
+  if mesh.size == 1:
+    return state
   return jax.lax.with_sharding_constraint(state, state_sharding(mesh, state))
 
 
@@ -221,6 +224,8 @@ def constrain_rows(mesh: Mesh, tree: PyTree) -> PyTree:
 
 def constrain_whole(mesh: Mesh, tree: PyTree) -> PyTree:
   """Puts every array whole on every device, inside a jitted function."""
+  if mesh.size == 1:
+    return tree
   return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 

@@ -77,7 +77,8 @@ def test_stopped_killed_and_gone_on_with_another_number(config, whole, tmp_path)
     group.send(1, signal.SIGKILL)
     since = time.time()
     survivor = group.ends(0)
-    assert time.time() - since < 10
+    # At once in a step; where it saves, when the other one has been silent for long.
+    assert time.time() - since < 45
   assert_all_end(survivor, LOST)
 
   code, said = runs.start_and_signal(config, tmp_path, 8, signal.SIGTERM, devices=2)
@@ -124,7 +125,10 @@ def test_a_full_disk_of_the_first_process_ends_all(config, tmp_path):
   small = ["bash", "-c", 'ulimit -f 12; exec "$@"', "bash", *command]
   with processes.Group([small, command]) as group:
     ended = group.ends()
-  assert_all_end(ended, 4, "File too large")
+  for process in ended:
+    # Threads of orbax say more than the one line.
+    assert process.code == 4, process
+    assert "File too large" in process.last, process
 
 
 def test_an_unwritable_workdir_ends_all(config, tmp_path):
