@@ -97,7 +97,10 @@ def run(argv: Sequence[str]) -> None:
       f"command line: no --config given: {_USAGE}; python -m jaxdistill configs lists "
       "those that come with the package"
     )
-  # Before JAX has a device.
+  from jaxdistill.run import allocator
+
+  # Before JAX starts its threads, and before it has a device.
+  allocator.keep_memory()
   hosts.connect()
   with hosts.together():
     _train(_CONFIG.value, changes)
@@ -112,12 +115,11 @@ def _train(path: str, changes: Sequence[str]) -> None:
   """
   # Imported late: they pull in jax, and a wrong command line should be told at once.
   from jaxdistill.engine import sharding
-  from jaxdistill.run import allocator, trainer
+  from jaxdistill.run import trainer
   from jaxdistill.run.config import load_config
   from jaxdistill.run.config_files import find_config
 
   several = hosts.several()
-  allocator.keep_memory()
   sharding.keep_order_on_cpu(several)
   hosts.require_devices()
   config = load_config(path, changes)

@@ -134,9 +134,9 @@ def test_a_lock_that_cannot_be_written_is_told(tmp_path, monkeypatch):
 
 
 def test_whatever_cannot_be_written_is_named_with_what_is_free(tmp_path, monkeypatch):
-  monkeypatch.setattr(manifest.os, "fsync", full)
   told = rf"^workdir {tmp_path}: .* cannot be written: No space .* \(.* free\): make"
   with pytest.raises(StorageError, match=told), workdir.locked(tmp_path):
+    monkeypatch.setattr(manifest.os, "fsync", full)
     workdir.bind_config(tmp_path, runs.config(), goes_on=lambda old: False)
   # Neither half a file nor a temporary one.
   assert [path.name for path in tmp_path.iterdir()] == ["LOCK"]
