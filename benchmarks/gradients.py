@@ -9,12 +9,12 @@ gradients and as `member_conv` has them, for the convolutions of CIFAR ResNets.
 import time
 
 from absl import app, flags
+import allocator
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from jaxdistill.nn import conv
-from jaxdistill.run import allocator
 
 _BATCH = flags.DEFINE_integer("batch", 32, "Images.")
 

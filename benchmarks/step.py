@@ -69,15 +69,13 @@ class Round(NamedTuple):
 
 
 def _give_memory_back():
-  """Leaves the C library as it is: what is freed returns to the system."""
+  """Leaves the C library as it is: what is freed returns to the system, as in a run."""
 
 
 def _keep_memory():
-  """Keeps memory as a run does; checkouts from before that do not."""
-  try:
-    from jaxdistill.run import allocator
-  except ImportError:
-    return
+  """Keeps what is freed for the next step, which a run does not."""
+  import allocator
+
   allocator.keep_memory()
 
 

@@ -97,10 +97,7 @@ def run(argv: Sequence[str]) -> None:
       f"command line: no --config given: {_USAGE}; python -m jaxdistill configs lists "
       "those that come with the package"
     )
-  from jaxdistill.run import allocator
-
-  # Before JAX starts its threads, and before it has a device.
-  allocator.keep_memory()
+  # Before JAX has a device.
   hosts.connect()
   with hosts.together():
     _train(_CONFIG.value, changes)

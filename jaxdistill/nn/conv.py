@@ -22,6 +22,8 @@ NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 # images, or more of them where there would be too many parts.
 IMAGES_AT_ONCE = 16
 MOST_PARTS = 8
+# Inputs of fewer bytes stay in the caches anyway: parts would only be more calls.
+WORTH_PARTS = 2**21
 
 # ((top, bottom), (left, right)).
 Borders = Sequence[tuple[int, int]]
@@ -286,7 +288,7 @@ def _kernel_gradient(
     )
 
   parts = 1
-  if lhs.shape[0] % IMAGES_AT_ONCE == 0:
+  if lhs.shape[0] % IMAGES_AT_ONCE == 0 and lhs.nbytes >= WORTH_PARTS:
     parts = min(lhs.shape[0] // IMAGES_AT_ONCE, MOST_PARTS)
   # A part takes every so manieth image: with images spread over devices, each device
   # then has its portion of every part.
