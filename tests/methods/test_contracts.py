@@ -26,6 +26,17 @@ METHODS = [
   pytest.param(name, marks=pytest.mark.xdist_group(name))
   for name in registry.list_available("methods")
 ]
+
+# Compiling for eight devices is dear: one method without and one with modules stand for
+# all, of which the rest are tested with the slow ones.
+QUICK_ON_EIGHT = ("competitive", "byot")
+EIGHT = []
+for known in registry.list_available("methods"):
+  marks = [pytest.mark.xdist_group(known)]
+  if known not in QUICK_ON_EIGHT:
+    marks.append(pytest.mark.slow)
+  EIGHT.append(pytest.param(known, marks=marks))
+
 cohorts = pytest.mark.parametrize(
   "kind", ["mixed", pytest.param("same", marks=pytest.mark.slow)]
 )
@@ -162,6 +173,7 @@ def test_member_losses_are_uncoupled(name):
     np.testing.assert_array_equal(found * (1 - np.eye(num_members)), 0)
 
 
+@pytest.mark.parametrize("name", EIGHT, indirect=True)
 def test_one_device_equals_eight(name):
   one_state, one_history = trained(name)
   eight_state, eight_history = trained(name, devices=8)

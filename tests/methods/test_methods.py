@@ -294,6 +294,7 @@ def gaps_between_orders(name):
   return gaps(*states)
 
 
+@pytest.mark.slow
 def test_sequential_update_lets_later_members_see_earlier_updates():
   """Member 0 steps as in the simultaneous update, the others do not."""
   coupled = gaps_between_orders("dml")
@@ -319,6 +320,7 @@ def test_the_winner_of_a_step_moves_as_if_it_were_alone():
   assert np.delete(found, winner).min() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_cohort_of_two_independents_is_two_cohorts_of_one():
   pair, _ = toy.Trial(method("independent"), toy.cohort("pair")).run(3)
   alone, _ = toy.Trial(method("independent"), toy.cohort("one")).run(3)

@@ -144,6 +144,7 @@ def test_the_past_of_mixed_images_is_mixed_as_they_are(golden, labels):
   np.testing.assert_allclose(objective.member, [loss], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_previous_weights_are_those_of_the_end_of_the_last_epoch():
   trial = toy.Trial(method("ps_kd", source="previous_weights"), toy.cohort("mixed"))
   state, history = trial.run(toy.STEPS_PER_EPOCH)

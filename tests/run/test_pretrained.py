@@ -114,6 +114,7 @@ def test_a_classifier_for_other_classes_is_left_random(tmp_path):
       assert np.abs(params[name]["kernel"] - fresh[name]["kernel"]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_member_of_another_run_starts_one_here(tmp_path):
   summary = jaxdistill.train(cohort("steps=4"), tmp_path / "first", quiet=True)
   assert summary["steps"] == 4

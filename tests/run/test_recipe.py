@@ -59,6 +59,7 @@ def test_the_average_is_what_is_evaluated():
   np.testing.assert_array_equal(logits(averaged, False), plain)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_averaged_weights(tmp_path):
   config = runs.config(
     "independent",
