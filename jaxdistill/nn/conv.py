@@ -205,6 +205,11 @@ def _cpu_way(
   return "dense"
 
 
+def has_one_device() -> bool:
+  """Tells whether the run has a single device, of all its processes together."""
+  return jax.device_count() == 1
+
+
 def _cpu_gradients(
   lhs: jax.Array,
   rhs: jax.Array,
@@ -219,8 +224,13 @@ def _cpu_gradients(
   if way == "dense" and not isinstance(padding, str):
     window = _Window(rhs.shape[:2], tuple(window_strides), padding)
     # XLA does not fuse across a call that it may not inline: it would recompute the
-    # layers before the gradient inside its transpositions.
-    with set_xla_metadata(inlineable="false"):
+    # layers before the gradient inside its transpositions. With several devices, a sum
+    # over the batch in such a call is an exchange that each process makes in an order
+    # of its own, so that they would wait for each other.
+    call = contextlib.nullcontext()
+    if has_one_device():
+      call = set_xla_metadata(inlineable="false")
+    with call:
       kernel_gradient = _kernel_gradient(lhs, cotangent, window)
     return _input_gradient(rhs, cotangent, lhs.shape[1:3], window), kernel_gradient
   if way == "grouped":
