@@ -235,6 +235,8 @@ def test_gradient_inside_vmap_is_the_gradient_outside(rng):
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_members_are_not_run_as_one_grouped_convolution(rng, monkeypatch, platform):
   monkeypatch.setattr("jaxdistill.nn.conv.has_one_device", lambda: True)
+  # What was traced before has made its choice.
+  jax.clear_caches()
   x, w = arrays(rng, DENSE, members=2)
 
   def gradient_operations(function):
