@@ -8,8 +8,6 @@ import stat
 import sys
 from typing import Any
 
-from jaxdistill.errors import reason
-
 _KINDS = {
   stat.S_IFDIR: "a directory",
   stat.S_IFIFO: "a pipe",
@@ -21,6 +19,14 @@ _KINDS = {
 
 class UnusableFile(OSError):
   """A path is no file that may be read; the text says why."""
+
+  def __init__(self, text: str):
+    # As the system's own errors are made, so that it is told like them.
+    super().__init__(0, text)
+
+  def __str__(self) -> str:
+    """Returns the text, without the number of an error."""
+    return str(self.strerror)
 
 
 # Files.
@@ -115,14 +121,3 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def physical_memory() -> int:
   """Returns the bytes of this machine's memory."""
   return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-# Errors.
-
-
-def summary(error: Exception) -> str:
-  """Returns the type and the first line of a foreign error, for a one-line message."""
-  if isinstance(error, UnusableFile):
-    return str(error)
-  # The text of a system's error has the path, which the message names anyway.
-  return reason(error)

@@ -10,8 +10,8 @@ import tarfile
 from typing import NamedTuple
 import zlib
 
-from jaxdistill.core.foreign import open_file, read_file, summary
-from jaxdistill.errors import DataError
+from jaxdistill.core.foreign import open_file, read_file
+from jaxdistill.errors import DataError, reason
 
 # An original archive has a dozen; each takes a thousand bytes of memory.
 _MAX_MEMBERS = 1000
@@ -78,7 +78,7 @@ def read_files(
     RecursionError,
   ) as error:
     raise DataError(
-      f"{path} is damaged ({summary(error)}): get the original archive again"
+      f"{path} is damaged ({reason(error)}): get the original archive again"
     ) from error
 
 
@@ -89,7 +89,7 @@ def _read_from_folder(path: Path, name: str, max_bytes: int) -> File:
     return File(name=name, where=str(file), content=content)
   except OSError as error:
     raise DataError(
-      f"{file} cannot be read ({summary(error)}): unpack the archive again"
+      f"{file} cannot be read ({reason(error)}): unpack the archive again"
     ) from error
 
 

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdistill.core.foreign import summary
-from jaxdistill.errors import DataError, require
+from jaxdistill.errors import DataError, reason, require
 
 Channels = tuple[float, float, float]
 """A number for each of the three colour channels."""
@@ -174,7 +173,7 @@ def _as_array(name: str, labels: Any) -> np.ndarray:
     return np.asarray(labels)
   except (ValueError, OverflowError, TypeError) as error:
     raise DataError(
-      f"{name}: labels make no array ({summary(error)}): give one integer to each image"
+      f"{name}: labels make no array ({reason(error)}): give one integer to each image"
     ) from error
 
 

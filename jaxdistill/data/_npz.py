@@ -11,8 +11,8 @@ import zlib
 
 import numpy as np
 
-from jaxdistill.core.foreign import open_file, physical_memory, summary
-from jaxdistill.errors import DataError
+from jaxdistill.core.foreign import open_file, physical_memory
+from jaxdistill.errors import DataError, reason
 
 # The best ratio that deflate can reach is 1032; what claims more would fill the memory
 # from a small file.
@@ -103,7 +103,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     SystemError,
   ) as error:
     raise DataError(
-      f"{path} cannot be read as npz ({summary(error)}): copy or write it again"
+      f"{path} cannot be read as npz ({reason(error)}): copy or write it again"
     ) from error
 
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.core.foreign import summary
-from jaxdistill.errors import DataError
+from jaxdistill.errors import DataError, reason
 
 # CIFAR's largest file has 700,000, at protocol 0.
 _MAX_OPCODES = 2**21
@@ -91,7 +90,7 @@ def read_pickled_arrays(data: bytes, where: str) -> dict[str, Any]:
     EOFError,
   ) as error:
     raise DataError(
-      f"{where} is no intact pickled batch ({summary(error)}): get the original file"
+      f"{where} is no intact pickled batch ({reason(error)}): get the original file"
     ) from error
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxdistill.core.foreign import open_file, read_file, read_json, summary
-from jaxdistill.errors import DataError
+from jaxdistill.core.foreign import open_file, read_file, read_json
+from jaxdistill.errors import DataError, reason
 
 # Those of the largest data sets have 100,000.
 _MAX_TABLE_BYTES = 2**24
@@ -109,7 +109,7 @@ def read_tfds_split(
   # tfds and protobuf document no common type for a damaged record.
   except Exception as error:
     raise DataError(
-      f"{folder}: {split} cannot be read ({summary(error)}): prepare it again"
+      f"{folder}: {split} cannot be read ({reason(error)}): prepare it again"
     ) from error
 
   images = np.empty((len(encoded), *shape), np.uint8)
@@ -121,7 +121,7 @@ def read_tfds_split(
 def _not_installed(package: str, path: Path, error: ImportError) -> DataError:
   """Returns what is raised where an optional package is missing."""
   return DataError(
-    f"{path} needs {package} ({summary(error)}): run pip install 'jaxdistill[tfds]', "
+    f"{path} needs {package} ({reason(error)}): run pip install 'jaxdistill[tfds]', "
     "or use the original archive"
   )
 
@@ -135,7 +135,7 @@ def _read_table(path: Path) -> dict[str, Any]:
     table = read_json(path, _MAX_TABLE_BYTES)
   except (OSError, ValueError) as error:
     raise DataError(
-      f"{path} cannot be read ({summary(error)}): prepare the data set again"
+      f"{path} cannot be read ({reason(error)}): prepare the data set again"
     ) from error
   if not isinstance(table, dict):
     raise _unknown(path, "it is no table")
@@ -263,7 +263,7 @@ def _read_shard(shard: _Shard, file_format: str) -> list[bytes]:
   # array_record documents no type for a damaged file.
   except Exception as error:
     raise DataError(
-      f"{path} cannot be read ({summary(error)}): prepare it again"
+      f"{path} cannot be read ({reason(error)}): prepare it again"
     ) from error
   _require_count(shard, len(records))
   return records
@@ -371,5 +371,5 @@ def _decoded(data: bytes, shape: tuple[int, int, int], where: str) -> np.ndarray
   # Each of Pillow's decoders raises types of its own.
   except Exception as error:
     raise DataError(
-      f"{where} cannot be decoded ({summary(error)}): prepare it again"
+      f"{where} cannot be decoded ({reason(error)}): prepare it again"
     ) from error

@@ -32,9 +32,10 @@ def require_same_config(config: ConfigDict) -> None:
   if not hosts.several():
     return
   advice = "give all processes the same"
-  there = hosts.from_first(_code())
+  here = _code()
+  there = hosts.from_first(here)
   differing = []
-  for name, value in _code().items():
+  for name, value in here.items():
     if there.get(name) != value:
       differing.append(f"{name} {value} (there {there.get(name)})")
   complaint = ""

@@ -21,6 +21,7 @@ from jaxdistill.core.types import Batch, MakeViews, Perturb, TrainState, TrainSt
 from jaxdistill.data import Dataset, Split, hold_out
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import make_spec, member_names, spread_members
+from jaxdistill.engine.dispatch import common_period
 from jaxdistill.engine.evaluate import make_eval_step
 from jaxdistill.engine.modules import Optimizers, owner_group
 from jaxdistill.engine.survey import Surveyor
@@ -113,6 +114,15 @@ class Experiment:
     if not self.watch.restarts:
       return self.state
     return dataclasses.replace(self.state, intact=self.state.cohort)
+
+  def steps_per_dispatch(self, start: int = 0) -> int:
+    """Returns how many steps a dispatch runs: as many as all periods allow.
+
+    Args:
+      start: step at which the run begins or goes on.
+    """
+    periods = dataclasses.astuple(self.periods)
+    return common_period((*periods, *self.clock, start), self.max_steps_per_dispatch)
 
   @property
   def members(self) -> tuple[str, ...]:

@@ -190,15 +190,7 @@ class NoLog:
 
   seconds = 0.0
 
-  def write(
-    self,
-    step: int,
-    epoch: float,
-    split: str,
-    values: Mapping[str, float],
-    *,
-    images_per_second: float | None = None,
-  ) -> None:
+  def write(self, *line: Any, **measured: Any) -> None:
     """Does nothing; see `MetricLog.write`."""
 
   def close(self) -> None:

@@ -13,7 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxdistill.core.foreign import open_file, read_json, summary
+from jaxdistill.core.foreign import open_file, read_json
+from jaxdistill.errors import reason
 
 MANIFEST = "JD_MANIFEST.json"
 
@@ -99,7 +100,7 @@ def read(directory: Path) -> dict[str, Any]:
   try:
     record = read_json(directory / MANIFEST, _MAX_BYTES)
   except (OSError, ValueError) as error:
-    raise Damaged(f"{MANIFEST} cannot be read ({summary(error)})") from error
+    raise Damaged(f"{MANIFEST} cannot be read ({reason(error)})") from error
   if not isinstance(record, dict) or record.keys() != {"manifest", "sha256"}:
     raise Damaged(f"{MANIFEST} is not of the form that this version writes")
   contents = record["manifest"]
@@ -129,7 +130,7 @@ def check(directory: Path) -> dict[str, Any]:
     try:
       is_same = _is_as_written(found[name], expected[name])
     except OSError as error:
-      raise Damaged(f"{name} cannot be read ({summary(error)})") from error
+      raise Damaged(f"{name} cannot be read ({reason(error)})") from error
     if not is_same:
       raise Damaged(f"{name} has changed")
   return contents

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core import registry
-from jaxdistill.core.foreign import summary
 from jaxdistill.core.types import PyTree
-from jaxdistill.errors import CheckpointError
+from jaxdistill.errors import CheckpointError, reason
 from jaxdistill.inputs.augment import normalize, to_float
 from jaxdistill.run import checkpoint
 from jaxdistill.run.manifest import are_channels
@@ -97,7 +96,7 @@ def load(directory: str | os.PathLike, *, trust_code: bool = False) -> Member:
   # Of keys that the network does not have, or not in this type.
   except (TypeError, ValueError) as error:
     raise CheckpointError(
-      f"{directory} describes a network that cannot be built ({summary(error)}): use "
+      f"{directory} describes a network that cannot be built ({reason(error)}): use "
       "another member, or the version that wrote it"
     ) from error
   return Member(model, tree, manifest)

@@ -24,10 +24,9 @@ from jaxdistill.core.foreign import (
   open_file,
   parse_json,
   physical_memory,
-  summary,
 )
 from jaxdistill.core.types import PyTree
-from jaxdistill.errors import CheckpointError, DataError, require
+from jaxdistill.errors import CheckpointError, DataError, reason, require
 from jaxdistill.inputs.augment import Normalization
 from jaxdistill.run import checkpoint
 from jaxdistill.run.manifest import are_channels
@@ -200,7 +199,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], Normalization | None]:
     safetensors.SafetensorError,
   ) as error:
     raise DataError(
-      f"{path} is not an intact safetensors file ({summary(error)}): convert PyTorch "
+      f"{path} is not an intact safetensors file ({reason(error)}): convert PyTorch "
       "files by safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
     ) from error
   return _without_wrappers(tensors), None

@@ -27,7 +27,7 @@ def bytes_of(tree: PyTree) -> int:
   return total
 
 
-def _bytes_per_device(tree: PyTree) -> int:
+def bytes_per_device(tree: PyTree) -> int:
   """Returns the bytes that a device has of all arrays, as they are placed."""
   placed = []
   for leaf in jax.tree.leaves(tree):
@@ -69,7 +69,7 @@ def require_fits(state: PyTree) -> None:
   Raises:
     OutOfMemoryError: with both sizes.
   """
-  needed = _bytes_per_device(state)
+  needed = bytes_per_device(state)
   there = _device_memory()
   if needed > there:
     raise OutOfMemoryError(

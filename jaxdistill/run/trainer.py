@@ -18,7 +18,6 @@ from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import parameter_count
 from jaxdistill.engine.dispatch import (
   Dispatch,
-  common_period,
   epoch_order,
   make_dispatch,
 )
@@ -493,16 +492,10 @@ class _Runner:
     return put_resident(self._experiment.mesh, split.image, split.label)
 
   def _compile(self, state: TrainState, step: int) -> None:
-    """Compiles the step.
-
-    A dispatch runs as many steps as all periods, and the step of the start, allow.
-    """
+    """Compiles the step of a run that begins or goes on at `step`."""
     experiment, console = self._experiment, self._console
-    clock, periods = experiment.clock, experiment.periods
-    limit = experiment.max_steps_per_dispatch
-    lengths = (*dataclasses.astuple(periods), *clock, step)
-    count = common_period(lengths, limit)
-    if count < min(10, limit):
+    count = experiment.steps_per_dispatch(step)
+    if count < min(10, experiment.max_steps_per_dispatch):
       console.say(
         "note: the steps of log_every, eval_every, checkpoint_every, patience, an "
         f"epoch and the run have only {count} as a common divisor, so a dispatch runs "
@@ -512,7 +505,7 @@ class _Runner:
       experiment.train_step,
       experiment.mesh,
       batch_size=self._batch_size,
-      steps_per_epoch=clock.steps_per_epoch,
+      steps_per_epoch=experiment.clock.steps_per_epoch,
       steps_per_dispatch=count,
     )
     with console.timed(f"Compiling the train step ({self._describe(count)})"):

@@ -8,7 +8,6 @@ Nothing is trained, and the data set need not be at hand: shapes are enough.
 
 import argparse
 from collections.abc import Sequence
-import dataclasses
 import math
 import re
 import time
@@ -22,7 +21,7 @@ from jaxdistill.core.types import Batch, PyTree, Table
 from jaxdistill.data import Dataset, Split, cifar
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import parameter_count
-from jaxdistill.engine.dispatch import common_period, make_dispatch
+from jaxdistill.engine.dispatch import make_dispatch
 from jaxdistill.engine.resident import Resident
 from jaxdistill.errors import ConfigError, DataError, foreign, require, run_command
 from jaxdistill.nn.conv import as_written
@@ -32,7 +31,7 @@ from jaxdistill.run.build import Experiment, build
 from jaxdistill.run.config import ConfigDict, load_config
 from jaxdistill.run.console import Console, with_model
 from jaxdistill.run.jax_settings import matmul_precision
-from jaxdistill.run.room import bytes_of, in_units
+from jaxdistill.run.room import bytes_per_device, in_units
 from jaxdistill.tools import _aot_report, _hlo
 from jaxdistill.tools._topologies import Topology, open_topology
 
@@ -148,12 +147,6 @@ def _resident(experiment: Experiment, split: Split) -> Resident:
   )
 
 
-def _steps_per_dispatch(experiment: Experiment) -> int:
-  """Returns how many steps a dispatch of a run from its start has."""
-  lengths = (*dataclasses.astuple(experiment.periods), *experiment.clock)
-  return common_period(lengths, experiment.max_steps_per_dispatch)
-
-
 def _lower(experiment: Experiment, batch_size: int, steps: int) -> Any:
   """Returns the dispatch of a run, ready to be compiled."""
   dispatch: Any = make_dispatch(
@@ -176,21 +169,12 @@ def _lower(experiment: Experiment, batch_size: int, steps: int) -> Any:
 # Memory.
 
 
-def _on_one_device(tree: PyTree) -> int:
-  """Returns the bytes that a device holds of arrays with a placement."""
-
-  def part(x):
-    return jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype)
-
-  return bytes_of(jax.tree.map(part, tree))
-
-
 def _beside(experiment: Experiment) -> int:
   """Returns the bytes that a device holds besides what the step is given."""
-  total = _on_one_device(experiment.saved_state) - _on_one_device(experiment.state)
+  total = bytes_per_device(experiment.saved_state) - bytes_per_device(experiment.state)
   for split in (experiment.dataset.test, experiment.dataset.holdout):
     if split:
-      total += _on_one_device(_resident(experiment, split))
+      total += bytes_per_device(_resident(experiment, split))
   return total
 
 
@@ -212,8 +196,8 @@ def _require_room(name: str, experiment: Experiment, topology: Topology) -> None
   Raises:
     ConfigError: with both numbers.
   """
-  data = _on_one_device(_resident(experiment, experiment.dataset.train))
-  needed = data + _on_one_device(experiment.state) + _beside(experiment)
+  data = bytes_per_device(_resident(experiment, experiment.dataset.train))
+  needed = data + bytes_per_device(experiment.state) + _beside(experiment)
   require(
     needed <= topology.memory,
     f"{name} does not fit: before any activation a device holds {in_units(needed)}, of "
@@ -316,7 +300,7 @@ def compile_ahead(
   topology = open_topology(topology_name)
   experiment = _build(config, dataset, topology)
   _require_room(name, experiment, topology)
-  steps = _steps_per_dispatch(experiment)
+  steps = experiment.steps_per_dispatch()
   start = time.perf_counter()
   console.say(f"Compiling the train step for {topology_name} ...")
   with matmul_precision(config.matmul_precision):

@@ -11,8 +11,8 @@ from jaxdistill.core.foreign import (
   parse_json,
   read_file,
   read_json,
-  summary,
 )
+from jaxdistill.errors import reason
 from tests.faults.malformed import PLACES
 
 
@@ -45,7 +45,7 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path, kind):
   PLACES[kind](path)
   with pytest.raises(OSError) as caught:
     read_file(path, max_bytes=100)
-  assert summary(caught.value) == MESSAGES[kind]
+  assert reason(caught.value) == MESSAGES[kind]
 
 
 def test_a_pipe_that_takes_the_place_of_a_file_does_not_block(tmp_path, monkeypatch):

@@ -247,42 +247,6 @@ def _base(draws: Draws, directory: Path) -> ConfigDict:
   return config
 
 
-class Draws:
-  """Draws the parts of an example, and tells which they were."""
-
-  def __init__(self, what: str, rng: np.random.Generator):
-    self._what = what
-    self._rng = rng
-    self._drawn: list[str] = []
-
-  def pick(self, values):
-    """Draws one of several values."""
-    value = values[int(self._rng.integers(len(values)))]
-    self._drawn.append(_short(value))
-    return value
-
-  def damage(self, text: str) -> str:
-    """Damages a text."""
-    changed = mutate(text.encode(), self._rng).decode(errors="replace")
-    self._drawn.append(_short(changed))
-    return changed
-
-  def below(self, number: int) -> int:
-    """Draws an integer from 0 on."""
-    return int(self._rng.integers(number))
-
-  def __str__(self) -> str:
-    return f"{self._what} ({', '.join(self._drawn)})"
-
-
-def _short(value) -> str:
-  try:
-    text = repr(value)
-  except ValueError:
-    text = "an integer of many digits"
-  return cut(text, 40)
-
-
 def _override(draws: Draws, directory: Path) -> ConfigDict:
   """Sets keys as the command line does; returns what was set."""
   config = _base(draws, directory)

@@ -225,18 +225,9 @@ def test_a_disk_that_is_too_small_is_refused_before_compiling(tmp_path, disk):
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(tmp_path, disk):
   place = disk("800k")
   config = runs.write_config(tmp_path)
-  process = subprocess.Popen(
-    runs.command(config, f"--workdir={place / 'run'}", "--config.steps=2000"),
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-    cwd=runs.ROOT,
-    env=runs.environment(),
-  )
-  try:
+  longer = "--config.steps=2000"
+  with runs.started(config, f"--workdir={place / 'run'}", longer) as process:
     _, said = process.communicate(timeout=200)
-  finally:
-    process.kill()
   result = (process.returncode, said)
   assert_refused(result, "No space left on device")
   newest_is_intact(place / "run" / "checkpoints")
@@ -269,27 +260,22 @@ def test_files_that_cannot_grow_end_the_run_in_one_line(tmp_path, kib):
   assert_refused(outcome(result), "File too large", strict=kib > 4)
 
 
+def _wait_for_a_checkpoint(path, process):
+  """Waits until a run has written a checkpoint into its workdir."""
+  deadline = time.time() + 200
+  while not list(path.glob("checkpoints/0*")):
+    assert process.poll() is None and time.time() < deadline
+    time.sleep(0.02)
+
+
 @pytest.mark.slow
 def test_a_workdir_that_is_moved_during_a_run_ends_it(tmp_path):
   config = runs.write_config(tmp_path)
   path = tmp_path / "run"
-  process = subprocess.Popen(
-    runs.command(config, f"--workdir={path}", "--config.steps=4000"),
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-    cwd=runs.ROOT,
-    env=runs.environment(),
-  )
-  try:
-    deadline = time.time() + 200
-    while not list(path.glob("checkpoints/0*")):
-      assert process.poll() is None and time.time() < deadline
-      time.sleep(0.02)
+  with runs.started(config, f"--workdir={path}", "--config.steps=4000") as process:
+    _wait_for_a_checkpoint(path, process)
     path.rename(tmp_path / "elsewhere")
     _, said = process.communicate(timeout=60)
-  finally:
-    process.kill()
   assert_refused((process.returncode, said), "has been moved or deleted during the run")
   assert not path.exists() or not list(path.glob("checkpoints/0*"))
   newest_is_intact(tmp_path / "elsewhere" / "checkpoints")
@@ -298,18 +284,12 @@ def test_a_workdir_that_is_moved_during_a_run_ends_it(tmp_path):
 @pytest.mark.slow
 def test_output_that_nobody_reads_ends_a_run_quietly(tmp_path):
   config = runs.write_config(tmp_path)
-  process = subprocess.Popen(
-    runs.command(config, f"--workdir={tmp_path / 'run'}"),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    cwd=runs.ROOT,
-    env=runs.environment(),
-  )
-  process.stdout.readline()
-  process.stdout.close()
-  said = process.stderr.read()
-  assert process.wait(timeout=200) == 141
+  path = tmp_path / "run"
+  with runs.started(config, f"--workdir={path}", out=subprocess.PIPE) as process:
+    process.stdout.readline()
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait(timeout=200) == 141
   assert said == ""
 
 
@@ -318,21 +298,9 @@ def test_output_that_nobody_reads_ends_a_run_quietly(tmp_path):
 def test_two_signals_in_a_row_end_a_run_that_then_goes_on(tmp_path, number):
   config = runs.write_config(tmp_path)
   path = tmp_path / "run"
-  process = subprocess.Popen(
-    runs.command(config, f"--workdir={path}", "--config.steps=4000"),
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-    cwd=runs.ROOT,
-    env=runs.environment(),
-  )
-  deadline = time.time() + 200
-  try:
-    while not list(path.glob("checkpoints/0*")):
-      assert process.poll() is None and time.time() < deadline
-      time.sleep(0.02)
+  with runs.started(config, f"--workdir={path}", "--config.steps=4000") as process:
+    _wait_for_a_checkpoint(path, process)
     process.send_signal(number)
     process.send_signal(number)
     assert process.wait(timeout=60) in (75, -number, 130)
-  finally:
-    process.kill()
   newest_is_intact(path / "checkpoints")

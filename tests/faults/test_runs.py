@@ -2,7 +2,6 @@
 
 import itertools
 import signal
-import subprocess
 import time
 
 import jax
@@ -22,21 +21,12 @@ def test_killed_inside_a_save_goes_on_from_the_checkpoint_before(tmp_path):
   often = "--config.checkpoint_every=1 steps"
   assert runs.run(config, f"--workdir={whole}", often).returncode == 0
   path = tmp_path / "run"
-  process = subprocess.Popen(
-    runs.command(config, f"--workdir={path}", often),
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-    cwd=runs.ROOT,
-    env=runs.environment(),
-  )
-  deadline = time.time() + 200
-  try:
+  with runs.started(config, f"--workdir={path}", often) as process:
+    deadline = time.time() + 200
     while not list(path.glob("checkpoints/.*.partial")):
       assert process.poll() is None and time.time() < deadline
     process.kill()
     assert process.wait(timeout=60) == -signal.SIGKILL
-  finally:
-    process.kill()
   assert list(path.glob("checkpoints/.*.partial"))
   assert runs.run(config, f"--workdir={path}", often).returncode == 0
   runs.assert_same_run(whole, path)

@@ -1,5 +1,6 @@
 """Small runs for the tests: configs, and the command line in a process of its own."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -157,6 +158,31 @@ def logged_step(workdir):
   return max((json.loads(line)["step"] for line in lines), default=0)
 
 
+@contextlib.contextmanager
+def started(path, *args, out=subprocess.DEVNULL, devices=1, **variables):
+  """Starts training from a config file; the process is killed when the block ends.
+
+  Args:
+    path: of the config.
+    *args: of the command line.
+    out: where stdout goes; stderr is a pipe.
+    devices: number of devices.
+    **variables: of the environment.
+  """
+  with subprocess.Popen(
+    command(path, *args),
+    stdout=out,
+    stderr=subprocess.PIPE,
+    text=True,
+    cwd=ROOT,
+    env=environment(devices) | variables,
+  ) as process:
+    try:
+      yield process
+    finally:
+      process.kill()
+
+
 def start_and_signal(
   config, workdir, step, number=signal.SIGKILL, delay=0.0, devices=1
 ):
@@ -165,25 +191,14 @@ def start_and_signal(
   Returns:
     Its exit code and what it said to stderr.
   """
-  process = subprocess.Popen(
-    command(config, f"--workdir={workdir}"),
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-    cwd=ROOT,
-    env=environment(devices),
-  )
-  deadline = time.time() + 200
-  try:
+  with started(config, f"--workdir={workdir}", devices=devices) as process:
+    deadline = time.time() + 200
     while logged_step(workdir) < step and process.poll() is None:
       assert time.time() < deadline, "the run logs nothing"
       time.sleep(0.005)
     time.sleep(delay)
     process.send_signal(number)
     return process.wait(timeout=100), process.stderr.read()
-  finally:
-    process.kill()
-    process.stderr.close()
 
 
 def start_and_signal_when(text, config, workdir, number):
@@ -192,15 +207,13 @@ def start_and_signal_when(text, config, workdir, number):
   Returns:
     Its exit code, what it said to stderr, and the seconds that it took to end.
   """
-  process = subprocess.Popen(
-    command(config, f"--workdir={workdir}"),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    cwd=ROOT,
-    env={**environment(), "JAX_COMPILATION_CACHE_DIR": "", "PYTHONUNBUFFERED": "1"},
-  )
-  try:
+  with started(
+    config,
+    f"--workdir={workdir}",
+    out=subprocess.PIPE,
+    JAX_COMPILATION_CACHE_DIR="",
+    PYTHONUNBUFFERED="1",
+  ) as process:
     for line in process.stdout:
       if text in line:
         break
@@ -210,5 +223,3 @@ def start_and_signal_when(text, config, workdir, number):
     start = time.perf_counter()
     _, said = process.communicate(timeout=100)
     return process.returncode, said, time.perf_counter() - start
-  finally:
-    process.kill()
