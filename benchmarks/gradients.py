@@ -9,12 +9,12 @@ gradients and as `member_conv` has them, for the convolutions of CIFAR ResNets.
 import time
 
 from absl import app, flags
-import allocator
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from jaxdistill.nn import conv
+from jaxdistill.run import huge_pages
 
 _BATCH = flags.DEFINE_integer("batch", 32, "Images.")
 
@@ -70,7 +70,6 @@ def in_loop(gradients):
 
 def main(argv):
   del argv
-  allocator.keep_memory()
   print(f"{'layer':24} {'function':12} {'alone':>8} {'in loop':>8}")
   for side, inputs, outputs, stride in LAYERS:
     x = jnp.ones((_BATCH.value, side, side, inputs))
@@ -86,4 +85,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+  huge_pages.restart_with_them()
   app.run(main)

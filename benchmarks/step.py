@@ -2,7 +2,7 @@
 
     python benchmarks/step.py --config=configs/cifar100_competitive.py
     python benchmarks/step.py --variants=vmap:1,unroll:1,vmap:10
-    python benchmarks/step.py --variants=vmap:1,vmap:1/freed,vmap:1/whole --torch
+    python benchmarks/step.py --variants=vmap:1,vmap:1/small_pages,vmap:1/whole --torch
     python benchmarks/step.py --variants=vmap:1:independent,vmap:1:dml,vmap:1:ffsd \\
         --config.cohort.resnet32.members=3
 
@@ -43,6 +43,7 @@ _WORKER = flags.DEFINE_string("worker", "", "Used inside: the variant to run.")
 EXAMPLES = 5000
 NUM_CLASSES = 100
 TORCH = "torch eager"
+SMALL_PAGES = "small_pages"
 
 
 class Variant(NamedTuple):
@@ -68,17 +69,6 @@ class Round(NamedTuple):
   """Pages that were mapped."""
 
 
-def _give_memory_back():
-  """Leaves the C library as it is: what is freed returns to the system, as in a run."""
-
-
-def _keep_memory():
-  """Keeps what is freed for the next step, which a run does not."""
-  import allocator
-
-  allocator.keep_memory()
-
-
 def _without_chunks():
   """Makes kernel gradients on a CPU from all images of a batch at once."""
   from jaxdistill.nn import conv
@@ -86,8 +76,12 @@ def _without_chunks():
   conv.IMAGES_AT_ONCE = sys.maxsize
 
 
+def _without_huge_pages():
+  """Does nothing: the process was started without them."""
+
+
 # What a variant may go without.
-WITHOUT = {"freed": _give_memory_back, "whole": _without_chunks}
+WITHOUT = {SMALL_PAGES: _without_huge_pages, "whole": _without_chunks}
 
 
 def read_config(overrides):
@@ -114,8 +108,6 @@ def jax_variant(config, name):
 
   text, *options = name.split("/")
   mapping, steps, *method = text.split(":")
-  if "freed" not in options:
-    _keep_memory()
   for option in options:
     WITHOUT[option]()
   config.mapping = mapping
@@ -176,7 +168,13 @@ class Worker:
   """A process that runs one variant."""
 
   def __init__(self, name: str, checkout: str = ""):
+    # Not at the top: another checkout may not have it yet.
+    from jaxdistill.run import huge_pages
+
     environment = dict(os.environ)
+    # As a run on a CPU starts itself.
+    if name != TORCH and SMALL_PAGES not in name:
+      environment[huge_pages.VARIABLE] = huge_pages.with_them("")
     if checkout:
       search = [checkout, environment.get("PYTHONPATH", "")]
       environment["PYTHONPATH"] = os.pathsep.join(search)

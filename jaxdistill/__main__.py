@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jaxdistill.core.registry import nearest
 from jaxdistill.errors import ConfigError, run_command
+from jaxdistill.run import huge_pages
 
 
 class Command(NamedTuple):
@@ -99,6 +100,7 @@ def main(argv: list[str]) -> int:
 
 def script() -> int:
   """Runs `jaxdistill COMMAND ...`, which an installation has; returns the exit code."""
+  huge_pages.restart_with_them()
   return main(sys.argv[1:])
 
 

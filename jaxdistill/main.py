@@ -17,7 +17,7 @@ import traceback
 from absl import flags
 
 from jaxdistill.errors import ConfigError, run_command
-from jaxdistill.run import background, hosts
+from jaxdistill.run import background, hosts, huge_pages
 from jaxdistill.run.assignments import assignments
 
 _CONFIG = flags.DEFINE_string(
@@ -147,4 +147,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+  huge_pages.restart_with_them()
   sys.exit(main(sys.argv[1:]))
