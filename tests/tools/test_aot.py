@@ -79,6 +79,12 @@ def test_a_shape_that_the_devices_cannot_have_is_refused(name, capsys):
   assert f"{name!r} needs" in said
 
 
+@pytest.mark.parametrize("name", ["v5e:3x5", "v5e:2x1", "v4:2x3x2"])
+def test_a_shape_that_splits_a_host_is_refused_in_our_words(name, capsys):
+  said = error_of([CONFIG, f"--topology={name}"], capsys)
+  assert f"{name!r} is not made of hosts with 2x2 chips: take even numbers" in said
+
+
 @pytest.mark.parametrize(
   "topology, package, extra",
   [("v5e:2x2", "libtpu", "tpu"), ("h100:2x4", "jax-cuda12-plugin", "cuda12")],
@@ -105,12 +111,19 @@ def test_a_wrong_command_line_is_refused_in_one_line(arguments, told, capsys):
   assert told in error_of(arguments, capsys)
 
 
-@pytest.mark.parametrize("flag", ["--image=32", "--examples=5,x", "--classes=0"])
-def test_sizes_are_whole_numbers_above_zero(flag, capsys):
+@pytest.mark.parametrize(
+  "flag, told",
+  [
+    ("--image=32", "'32' is not a pair of whole numbers above zero"),
+    ("--examples=5,x", "'5,x' is not a pair of whole numbers above zero"),
+    ("--classes=0", "'0' is no whole number above zero"),
+  ],
+)
+def test_sizes_are_whole_numbers_above_zero(flag, told, capsys):
   with pytest.raises(SystemExit) as stop:
     commands.main(["aot", CONFIG, V5E, flag])
   assert stop.value.code == 2
-  assert "whole number above zero" in capsys.readouterr().err
+  assert told in capsys.readouterr().err
 
 
 def test_a_data_set_of_shapes_takes_no_memory():
