@@ -326,7 +326,7 @@ def compile_ahead(
     devices=experiment.mesh.size,
     hosts=len({device.process_index for device in devices}),
     batch_size=config.batch_size,
-    images_each=config.batch_size // experiment.mesh.shape[sharding.DATA],
+    images_each=config.batch_size // sharding.batch_parts(experiment.mesh),
     steps=steps,
     seconds=seconds,
     members=_members(experiment),

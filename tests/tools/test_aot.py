@@ -243,7 +243,12 @@ def test_what_xla_finds_too_large_is_refused_in_one_line():
   result = run_for("v5e:1x1", "--config.batch_size=600000", *MANY)
   assert result.returncode == 2
   assert result.stderr.count("\n") == 1
-  assert "does not fit: XLA wants 189" in result.stderr
+  # How much it wants depends on how XLA fuses the step.
+  told = re.search(
+    r"does not fit: XLA wants ([\d.]+)G of a device, of 15\.75G", result.stderr
+  )
+  assert told
+  assert float(told[1]) > 100
 
 
 @pytest.mark.slow
