@@ -23,7 +23,14 @@ from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import parameter_count
 from jaxdistill.engine.dispatch import make_dispatch
 from jaxdistill.engine.resident import Resident
-from jaxdistill.errors import ConfigError, DataError, foreign, require, run_command
+from jaxdistill.errors import (
+  ConfigError,
+  DataError,
+  describe,
+  foreign,
+  require,
+  run_command,
+)
 from jaxdistill.nn.conv import as_written
 from jaxdistill.run import background
 from jaxdistill.run.assignments import assignments
@@ -212,16 +219,19 @@ def _compile(name: str, lowered: Any) -> Any:
   """Compiles a step.
 
   Raises:
-    ConfigError: if XLA finds no room for it.
+    ConfigError: if XLA finds no room for it, or cannot compile it.
   """
   try:
     # In a thread, so that Ctrl-C is heard.
     return background.wait_for(lowered.compile, lambda: False)
   except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
+    if "RESOURCE_EXHAUSTED" in str(error):
+      raise ConfigError(
+        f"{name} does not fit{amounts(str(error))}: {_aot_report.TAKE_LESS}"
+      ) from error
     raise ConfigError(
-      f"{name} does not fit{amounts(str(error))}: {_aot_report.TAKE_LESS}"
+      f"{name}: XLA cannot compile the train step for these devices; a step of other "
+      f"sizes it may, such as another batch_size: {describe(error)}"
     ) from error
 
 

@@ -143,6 +143,19 @@ def test_data_that_is_not_at_hand_may_be_told_by_its_size(monkeypatch, capsys):
   assert said.endswith("--examples=1281167,50000 --image=224,224 --classes=1000")
 
 
+class Uncompilable:
+  """A lowered step that XLA gives up on."""
+
+  def compile(self):
+    raise jax.errors.JaxRuntimeError("INTERNAL: no tile sizes satisfy hlo\n\tmap")
+
+
+def test_what_xla_cannot_compile_is_told_in_one_line():
+  with pytest.raises(ConfigError, match="pair: XLA cannot compile .*no tile") as told:
+    aot._compile("pair", Uncompilable())
+  assert "\n" not in str(told.value)
+
+
 def rows_in(text):
   """Returns label -> value of a printed table."""
   _, *lines = text.splitlines()
