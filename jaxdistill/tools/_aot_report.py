@@ -8,6 +8,9 @@ from jaxdistill.errors import ConfigError
 from jaxdistill.run.room import in_units
 from jaxdistill.tools import _hlo
 
+TAKE_LESS = "take more devices, fewer members or a smaller batch_size"
+"""What helps where a step does not fit."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory:
@@ -194,6 +197,5 @@ def require_fits(report: Report) -> None:
       f"{report.config} does not fit on {report.topology}: a device needs "
       f"{in_units(memory.total)} and has {in_units(report.capacity)}; "
       f"{in_units(memory.arguments + memory.beside)} are data and state, "
-      f"{in_units(memory.temporaries)} temporaries: take more devices, fewer members "
-      "or a smaller batch_size"
+      f"{in_units(memory.temporaries)} temporaries: {TAKE_LESS}"
     )

@@ -74,9 +74,9 @@ _TPUS = {
   "tpu7x": _Kind(96 * _GIB, 3),
 }
 _GPUS = {"h100": _Kind(_h100.MEMORY, 2)}
-_KNOWN = _TPUS | _GPUS
+KINDS = _TPUS | _GPUS
 
-_EXAMPLES = "such as v5e:4x4 or v4:2x2x2 (chips), or h100:2x4 (hosts x GPUs)"
+EXAMPLES = "such as v5e:4x4 or v4:2x2x2 (chips), or h100:2x4 (hosts x GPUs)"
 
 
 class Topology(NamedTuple):
@@ -105,41 +105,64 @@ def open_topology(text: str) -> Topology:
   # For what JAX computes on the way: the machine's own accelerator is left alone.
   jax.config.update("jax_platforms", "cpu")
   if name in _GPUS:
-    _require_installed(text, _CUDA)
-    devices = _open(
-      text,
-      platform="cuda",
-      topology_name=name,
-      target_config=_h100.TARGET_CONFIG,
-      topology="x".join(map(str, (1, *shape))),
-    )
+    devices = _gpus(text, name, shape)
   else:
-    _require_installed(text, _TPU)
-    for variable, value in _ENVIRONMENT.items():
-      os.environ.setdefault(variable, value)
-    options = dict(_TPUS[name].options)
-    if math.prod(shape) == 1:
-      # Hosts have four chips where nothing is said.
-      options["chips_per_host_bounds"] = (1, 1, 1)
-    devices = _open(text, platform="tpu", topology_name=text, **options)
-  return Topology(devices, _KNOWN[name].memory)
+    devices = _tpus(text, name, shape)
+  return Topology(devices, KINDS[name].memory)
+
+
+def _gpus(text: str, name: str, shape: tuple[int, ...]) -> list[Any]:
+  """Returns GPUs, as JAX's CUDA plugin describes them."""
+  _require_installed(text, _CUDA)
+  hosts, gpus = shape
+  return _open(
+    text,
+    platform="cuda",
+    topology_name=name,
+    target_config=_h100.TARGET_CONFIG,
+    # Slices x hosts of a slice x GPUs of a host.
+    topology=f"1x{hosts}x{gpus}",
+  )
+
+
+def _tpus(text: str, name: str, shape: tuple[int, ...]) -> list[Any]:
+  """Returns TPUs, as libtpu describes them.
+
+  Raises:
+    ConfigError: if the shape is not made of whole hosts.
+  """
+  options = dict(_TPUS[name].options)
+  if math.prod(shape) == 1:
+    # Hosts have four chips where nothing is said.
+    options["chips_per_host_bounds"] = (1, 1, 1)
+  else:
+    columns, rows, *_ = shape
+    require(
+      columns % 2 == 0 and rows % 2 == 0,
+      f"--topology: {text!r} is not made of hosts with 2x2 chips: take even numbers "
+      f"in the first two places, {EXAMPLES}",
+    )
+  _require_installed(text, _TPU)
+  for variable, value in _ENVIRONMENT.items():
+    os.environ.setdefault(variable, value)
+  return _open(text, platform="tpu", topology_name=text, **options)
 
 
 def _parse(text: str) -> tuple[str, tuple[int, ...]]:
   """Returns the kind of device and the shape: ("v5e", (4, 4))."""
   name, _, sizes = text.partition(":")
-  if name not in _KNOWN:
+  if name not in KINDS:
     raise ConfigError(
-      f"--topology: nobody knows {text!r}; known are {', '.join(_KNOWN)}, {_EXAMPLES}"
+      f"--topology: nobody knows {text!r}; known are {', '.join(KINDS)}, {EXAMPLES}"
     )
-  dimensions = _KNOWN[name].dimensions
+  dimensions = KINDS[name].dimensions
   shape = ()
   if re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})*", sizes):
     shape = tuple(int(size) for size in sizes.split("x"))
   require(
     len(shape) == dimensions and math.prod(shape) <= _MOST_CHIPS,
     f"--topology: {text!r} needs {dimensions} whole numbers with x between them, of at "
-    f"most {_MOST_CHIPS:,} chips: {_EXAMPLES}",
+    f"most {_MOST_CHIPS:,} chips: {EXAMPLES}",
   )
   return name, shape
 
@@ -154,7 +177,7 @@ def _require_installed(text: str, extra: _Extra) -> None:
     return
   raise ConfigError(
     f"--topology: {text} needs {extra.packages[0]}, which is not installed: "
-    f"pip install 'jaxdistill[{extra.name}]'; no such device is needed"
+    f"pip install 'jaxdistill[{extra.name}]'; the devices themselves are not needed"
   )
 
 

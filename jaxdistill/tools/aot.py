@@ -23,7 +23,14 @@ from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import parameter_count
 from jaxdistill.engine.dispatch import make_dispatch
 from jaxdistill.engine.resident import Resident
-from jaxdistill.errors import ConfigError, DataError, foreign, require, run_command
+from jaxdistill.errors import (
+  ConfigError,
+  DataError,
+  describe,
+  foreign,
+  require,
+  run_command,
+)
 from jaxdistill.nn.conv import as_written
 from jaxdistill.run import background
 from jaxdistill.run.assignments import assignments
@@ -33,13 +40,15 @@ from jaxdistill.run.console import Console, with_model
 from jaxdistill.run.jax_settings import matmul_precision
 from jaxdistill.run.room import bytes_per_device, in_units
 from jaxdistill.tools import _aot_report, _hlo
-from jaxdistill.tools._topologies import Topology, open_topology
+from jaxdistill.tools._topologies import EXAMPLES, KINDS, Topology, open_topology
 
 _USAGE = (
   "python -m jaxdistill aot --config=FILE [--config.KEY=VALUE ...] --topology=v5e:4x4"
 )
 
 _SIZES = "--examples=1281167,50000 --image=224,224 --classes=1000"
+
+_POSITIVE = r"[1-9]\d{0,9}"
 
 # Data sets of known size, and their classes.
 _CIFAR = {"cifar.cifar10": 10, "cifar.cifar100": 100}
@@ -210,17 +219,19 @@ def _compile(name: str, lowered: Any) -> Any:
   """Compiles a step.
 
   Raises:
-    ConfigError: if XLA finds no room for it.
+    ConfigError: if XLA finds no room for it, or cannot compile it.
   """
   try:
     # In a thread, so that Ctrl-C is heard.
     return background.wait_for(lowered.compile, lambda: False)
   except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
+    if "RESOURCE_EXHAUSTED" in str(error):
+      raise ConfigError(
+        f"{name} does not fit{amounts(str(error))}: {_aot_report.TAKE_LESS}"
+      ) from error
     raise ConfigError(
-      f"{name} does not fit{amounts(str(error))}: take more devices, fewer members or "
-      "a smaller batch_size"
+      f"{name}: XLA cannot compile the train step for these devices; a step of other "
+      f"sizes it may, such as another batch_size: {describe(error)}"
     ) from error
 
 
@@ -267,6 +278,15 @@ def _step_as_written(experiment: Experiment, batch_size: int) -> Any:
     return jax.jit(experiment.train_step).lower(state, batch)
 
 
+def _members(experiment: Experiment) -> dict[str, tuple[int, int]]:
+  """Returns group -> (number of members, parameters of each)."""
+  found = {}
+  for spec in experiment.specs:
+    group = with_model(spec.name, experiment.models[spec.name])
+    found[group] = (spec.size, parameter_count(experiment.state.cohort[spec.name]))
+  return found
+
+
 def _tables(experiment: Experiment) -> list[tuple[int, ...]]:
   """Returns the shapes of the method's tables of the training examples."""
   memory = jax.tree.leaves(experiment.state.method.memory, is_leaf=sharding.is_table)
@@ -308,13 +328,6 @@ def compile_ahead(
   compiled = _compile(name, lowered)
   seconds = time.perf_counter() - start
 
-  members = {}
-  for spec in experiment.specs:
-    group = with_model(spec.name, experiment.models[spec.name])
-    members[group] = (
-      spec.size,
-      parameter_count(experiment.state.cohort[spec.name]),
-    )
   devices = experiment.mesh.devices.flat
   return _aot_report.Report(
     config=name,
@@ -323,10 +336,10 @@ def compile_ahead(
     devices=experiment.mesh.size,
     hosts=len({device.process_index for device in devices}),
     batch_size=config.batch_size,
-    images_each=config.batch_size // experiment.mesh.shape[sharding.DATA],
+    images_each=config.batch_size // sharding.batch_parts(experiment.mesh),
     steps=steps,
     seconds=seconds,
-    members=members,
+    members=_members(experiment),
     memory=_memory(experiment, compiled),
     capacity=topology.memory,
     flops=_flops(experiment, config.batch_size, compiled),
@@ -357,13 +370,17 @@ def _run(argv: Sequence[str]) -> None:
 
 def _pair(text: str) -> tuple[int, int]:
   """Returns two whole numbers above zero, from "32,32"."""
-  first, _, second = text.partition(",")
-  return _positive(first), _positive(second)
+  found = re.fullmatch(f"({_POSITIVE}),({_POSITIVE})", text)
+  if not found:
+    raise argparse.ArgumentTypeError(
+      f"{text!r} is not a pair of whole numbers above zero, as in {_SIZES}"
+    )
+  return int(found[1]), int(found[2])
 
 
 def _positive(text: str) -> int:
   """Returns a whole number above zero."""
-  if not re.fullmatch(r"[1-9]\d{0,9}", text):
+  if not re.fullmatch(_POSITIVE, text):
     raise argparse.ArgumentTypeError(
       f"{text!r} is no whole number above zero, as in {_SIZES}"
     )
@@ -379,23 +396,27 @@ def _parser() -> argparse.ArgumentParser:
     "memory, collectives and work of a device. Nothing is trained; neither the devices "
     "nor CIFAR have to be at hand.",
     epilog="example: python -m jaxdistill aot --config=cifar100_competitive "
-    "--topology=v5e:4x4",
+    "--topology=v5e:4x4 --config.batch_size=1024",
     allow_abbrev=False,
   )
   parser.add_argument(
-    "--config", default="", help="a config file, or one that comes with the package"
+    "--config",
+    default="",
+    metavar="FILE",
+    help="a config file, or one that comes with the package; --config.KEY=VALUE "
+    "overrides one of its keys, as for training",
   )
   parser.add_argument(
     "--topology",
     default="",
-    help="kind and shape of the devices: v5e:4x4, v4:2x2x2 (chips), h100:2x4 (hosts x "
-    "GPUs)",
+    metavar="KIND:SHAPE",
+    help=f"the devices, {EXAMPLES}; kinds are {', '.join(KINDS)}",
   )
   parser.add_argument(
     "--examples",
     type=_pair,
     metavar="TRAIN,TEST",
-    help="numbers of images, of a data set that is not at hand",
+    help="numbers of images of a data set that is not at hand",
   )
   parser.add_argument(
     "--image", type=_pair, metavar="H,W", help="height and width of its images"
