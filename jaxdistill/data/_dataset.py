@@ -1,7 +1,7 @@
-"""An image classification data set as checked host arrays."""
+"""An image classification data set: checked host arrays, or what is read from files."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,9 +32,91 @@ class Split(NamedTuple):
   image: np.ndarray
   label: np.ndarray
 
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """(H, W, 3) of every image."""
+    return self.image.shape[1:]
+
+  def take(self, rows: np.ndarray) -> "Split":
+    """Returns the examples of some rows, numbered anew.
+
+    Args:
+      rows: bool[N], or integers.
+    """
+    return Split(image=self.image[rows], label=self.label[rows])
+
+
+class Request(NamedTuple):
+  """A batch that a reader is to read.
+
+  Attributes:
+    index: i64[b] row of each example in what the reader reads.
+    draw: i64[b] number of the draw of each example's random crop, where the reader
+      crops at random: the same number crops alike.
+  """
+
+  index: np.ndarray
+  draw: np.ndarray
+
+
+class Images(NamedTuple):
+  """A batch that was read.
+
+  Attributes:
+    image: uint8[b, H, W, 3].
+    intact: bool[b] False where the example could not be read and was left out; its
+      image is black.
+  """
+
+  image: np.ndarray
+  intact: np.ndarray
+
+
+class Reader(Protocol):
+  """Reads images when they are needed."""
+
+  @property
+  def digest(self) -> str:
+    """Tells what is read from another set of files or another way to read them."""
+    ...
+
+  def batches(self, requests: Iterable[Request]) -> Iterator[Images]:
+    """Yields the images of each request, in their order; reads ahead.
+
+    Raises:
+      DataError: naming the file that cannot be read.
+    """
+    ...
+
+
+class Streamed(NamedTuple):
+  """A split whose images are read when they are needed.
+
+  Attributes:
+    label: int32[N]; the row is the example's stable index.
+    rows: i64[N] row of each example in what the reader reads.
+    shape: (H, W, 3) of every image as it is read.
+    reader: of the images.
+    varies: whether an example is read in another way every time, as with random crops.
+  """
+
+  label: np.ndarray
+  rows: np.ndarray
+  shape: tuple[int, ...]
+  reader: Reader
+  varies: bool = False
+
+  def take(self, rows: np.ndarray) -> "Streamed":
+    """Returns the examples of some rows, numbered anew; nothing is read.
+
+    Args:
+      rows: bool[N], or integers.
+    """
+    return self._replace(label=self.label[rows], rows=self.rows[rows])
+
 
 class Dataset(NamedTuple):
-  """A data set that fits in memory.
+  """A data set.
 
   Attributes:
     name: what errors and summaries call it.
@@ -50,12 +132,12 @@ class Dataset(NamedTuple):
   """
 
   name: str
-  train: Split
-  test: Split
+  train: Split | Streamed
+  test: Split | Streamed
   num_classes: int
   mean: Channels
   std: Channels
-  holdout: Split | None = None
+  holdout: Split | Streamed | None = None
   class_names: tuple[str, ...] = ()
   stable_index: bool = True
 
@@ -275,7 +357,7 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
   if not count:
     return dataset
   rng = np.random.default_rng(seed)
-  images, labels = dataset.train
+  labels = dataset.train.label
 
   # How many examples each class gives.
   per_class, remainder = divmod(count, dataset.num_classes)
@@ -292,6 +374,6 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
     )
     taken[rng.permutation(rows)[:quota]] = True
   return dataset._replace(
-    train=Split(image=images[~taken], label=labels[~taken]),
-    holdout=Split(image=images[taken], label=labels[taken]),
+    train=dataset.train.take(~taken),
+    holdout=dataset.train.take(taken),
   )
