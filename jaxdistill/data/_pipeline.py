@@ -6,6 +6,7 @@ of the draws. Neither the batches before it nor the threads have a part in it.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
 import hashlib
 import itertools
 import os
@@ -120,7 +121,6 @@ class TfReader:
     self._labels = labels
     self._faults = faults
     self._threads = threads or len(os.sched_getaffinity(0))
-    self._decode: Callable[[Any, Any], Any] | None = None
 
   @property
   def digest(self) -> str:
@@ -178,7 +178,7 @@ class TfReader:
 
   def _stream(self, tf: Any, queue: "_Queue", batch_size: int) -> Any:
     """Returns the dataset of (positions, images); positions that failed are missing."""
-    decode = self._make_decoder()
+    decode = self._decode
     is_file = isinstance(self.source, FileSource)
 
     def fetch(position: Any, row: Any, draw: Any) -> tuple[Any, Any, Any]:
@@ -206,15 +206,14 @@ class TfReader:
     options.threading.max_intra_op_parallelism = 1
     return stream.with_options(options)
 
-  def _make_decoder(self) -> Callable[[Any, Any], Any]:
-    if self._decode is None:
-      tf = import_tensorflow()
-      signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)]
-      # Traced once, however often the split is read.
-      self._decode = tf.function(
-        make_decoder(self.reading), input_signature=signature, autograph=False
-      )
-    return self._decode
+  @functools.cached_property
+  def _decode(self) -> Callable[[Any, Any], Any]:
+    """(encoded image, number of the draw) -> pixels; traced once."""
+    tf = import_tensorflow()
+    signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)]
+    return tf.function(
+      make_decoder(self.reading), input_signature=signature, autograph=False
+    )
 
   def _fetch(self, rows: np.ndarray) -> np.ndarray:
     """Returns the paths or the bytes of a chunk; empty where there are none."""
@@ -305,9 +304,9 @@ class TfReader:
     """
     tf = import_tensorflow()
     (content,) = self.source.read([row])
-    decode = self._make_decoder()
     try:
-      return decode(tf.constant(content), tf.constant(draw, tf.int64)).numpy()
+      pixels = self._decode(tf.constant(content), tf.constant(draw, tf.int64))
+      return pixels.numpy()
     except tf.errors.OpError as error:
       raise UnusableFile(explain(content)) from error
 
