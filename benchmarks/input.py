@@ -115,10 +115,13 @@ class Speed(NamedTuple):
 
 
 def measure(read: Callable[[], Iterator[np.ndarray]]) -> Speed:
+  batches = read()
+  # What it takes to begin is not counted, nor is the first batch.
+  next(batches)
   start = time.perf_counter()
   processor_start = time.process_time()
   count = 0
-  for batch in read():
+  for batch in batches:
     count += len(batch)
   return Speed(
     by_clock=count / (time.perf_counter() - start),

@@ -70,17 +70,20 @@ def make_decoder(reading: Reading) -> Callable[[Any, Any], Any]:
   tf = import_tensorflow()
 
   def decode(content: Any, draw: Any) -> Any:
-    def region_of(height: Any, width: Any) -> Any:
-      if reading.crop == "random":
-        return _random_region(tf, height, width, draw, reading)
-      return tf.stack([0, 0, height, width])
-
-    pixels = tf.case(
-      [
-        (_starts_with(tf, content, _JPEG), lambda: _jpeg(tf, content, region_of)),
-        (_starts_with(tf, content, _PNG), lambda: _png(tf, content, region_of)),
-      ],
-      default=lambda: _other(tf, content, region_of),
+    is_jpeg = _starts_with(tf, content, _JPEG)
+    # What is no JPEG image has to be decoded before its size is known.
+    height, width, decoded = tf.cond(
+      is_jpeg,
+      lambda: (*_jpeg_size(tf, content), tf.zeros([0, 0, 3], tf.uint8)),
+      lambda: _with_size(tf, _other(tf, content)),
+    )
+    region = tf.stack([0, 0, height, width])
+    if reading.crop == "random":
+      region = _random_region(tf, height, width, draw, reading)
+    pixels = tf.cond(
+      is_jpeg,
+      lambda: _jpeg(tf, content, region),
+      lambda: _cropped(tf, decoded, region),
     )
     pixels = _resized(tf, pixels, reading)
     pixels.set_shape([reading.height, reading.width, 3])
@@ -96,38 +99,49 @@ def _starts_with(tf: Any, content: Any, magic: bytes) -> Any:
 # Decoding.
 
 
-def _jpeg(tf: Any, content: Any, region_of: Callable) -> Any:
-  """Decodes the part of a JPEG image that is needed."""
+def _jpeg_size(tf: Any, content: Any) -> tuple[Any, Any]:
+  """Returns height and width of a JPEG image, from its header."""
   height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(content))
   with tf.control_dependencies([_small_enough(tf, height, width)]):
-    region = region_of(height, width)
+    return tf.identity(height), tf.identity(width)
+
+
+def _jpeg(tf: Any, content: Any, region: Any) -> Any:
+  """Decodes the part of a JPEG image that is needed."""
   # The quick way to decode depends on the machine.
   return tf.io.decode_and_crop_jpeg(
     content, region, channels=3, dct_method="INTEGER_ACCURATE"
   )
 
 
-def _png(tf: Any, content: Any, region_of: Callable) -> Any:
-  """Decodes a PNG image, and takes the part that is needed."""
+def _other(tf: Any, content: Any) -> Any:
+  """Decodes an image of another format."""
+  return tf.cond(
+    _starts_with(tf, content, _PNG),
+    lambda: _png(tf, content),
+    lambda: tf.numpy_function(_decode_with_pillow, [content], tf.uint8, stateful=False),
+  )
+
+
+def _png(tf: Any, content: Any) -> Any:
+  """Decodes a PNG image."""
   start = _PNG_SIZE.start
   length = _PNG_SIZE.stop - start
   raw = tf.strings.substr(content, start, length)
   size = tf.io.decode_raw(raw, tf.int32, little_endian=False)
   with tf.control_dependencies([_small_enough(tf, size[1], size[0])]):
-    pixels = tf.io.decode_png(content, channels=3)
-  return _cropped(tf, pixels, region_of)
+    return tf.io.decode_png(tf.identity(content), channels=3)
 
 
-def _other(tf: Any, content: Any, region_of: Callable) -> Any:
-  """Decodes an image of another format, and takes the part that is needed."""
-  pixels = tf.numpy_function(_decode_with_pillow, [content], tf.uint8, stateful=False)
-  pixels.set_shape([None, None, 3])
-  return _cropped(tf, pixels, region_of)
-
-
-def _cropped(tf: Any, pixels: Any, region_of: Callable) -> Any:
+def _with_size(tf: Any, pixels: Any) -> tuple[Any, Any, Any]:
+  """Returns height, width and the pixels."""
+  pixels = tf.ensure_shape(pixels, [None, None, 3])
   height, width, _ = tf.unstack(tf.shape(pixels))
-  region = region_of(height, width)
+  return height, width, pixels
+
+
+def _cropped(tf: Any, pixels: Any, region: Any) -> Any:
+  """Returns a part of decoded pixels."""
   return tf.slice(
     pixels,
     begin=[region[0], region[1], 0],

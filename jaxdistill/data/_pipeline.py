@@ -178,7 +178,7 @@ class TfReader:
 
   def _stream(self, tf: Any, queue: "_Queue", batch_size: int) -> Any:
     """Returns the dataset of (positions, images); positions that failed are missing."""
-    decode = self._decode
+    decode = _traced_decoder(self.reading)
     is_file = isinstance(self.source, FileSource)
 
     def fetch(position: Any, row: Any, draw: Any) -> tuple[Any, Any, Any]:
@@ -205,15 +205,6 @@ class TfReader:
     options.threading.private_threadpool_size = self._threads + 1
     options.threading.max_intra_op_parallelism = 1
     return stream.with_options(options)
-
-  @functools.cached_property
-  def _decode(self) -> Callable[[Any, Any], Any]:
-    """(encoded image, number of the draw) -> pixels; traced once."""
-    tf = import_tensorflow()
-    signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)]
-    return tf.function(
-      make_decoder(self.reading), input_signature=signature, autograph=False
-    )
 
   def _fetch(self, rows: np.ndarray) -> np.ndarray:
     """Returns the paths or the bytes of a chunk; empty where there are none."""
@@ -305,7 +296,8 @@ class TfReader:
     tf = import_tensorflow()
     (content,) = self.source.read([row])
     try:
-      pixels = self._decode(tf.constant(content), tf.constant(draw, tf.int64))
+      decode = _traced_decoder(self.reading)
+      pixels = decode(tf.constant(content), tf.constant(draw, tf.int64))
       return pixels.numpy()
     except tf.errors.OpError as error:
       raise UnusableFile(explain(content)) from error
@@ -329,6 +321,15 @@ class TfReader:
         f"{allowed} of {len(self.source)} may be skipped: replace them, or raise "
         "data.max_faulty"
       )
+
+
+@functools.lru_cache(maxsize=16)
+def _traced_decoder(reading: Reading) -> Callable[[Any, Any], Any]:
+  """Returns `make_decoder`'s function, traced once for all readers."""
+  tf = import_tensorflow()
+  signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)]
+  decode = make_decoder(reading)
+  return tf.function(decode, input_signature=signature, autograph=False)
 
 
 class _Arrived(NamedTuple):
