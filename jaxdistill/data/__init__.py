@@ -1,4 +1,4 @@
-"""Data sets: a file for each, and the checked host arrays that they load.
+"""Data sets: a file for each; host arrays, or images that are read when needed.
 
 A data set of one's own is a function with keyword-only arguments, annotated with
 `-> Dataset`, in any module that can be imported; it returns `checked(...)`.
@@ -6,10 +6,24 @@ A data set of one's own is a function with keyword-only arguments, annotated wit
 
 from jaxdistill.data._dataset import (
   Dataset,
+  Images,
+  Reader,
+  Request,
   Split,
+  Streamed,
   channel_statistics,
   checked,
   hold_out,
 )
 
-__all__ = ["Dataset", "Split", "channel_statistics", "checked", "hold_out"]
+__all__ = [
+  "Dataset",
+  "Images",
+  "Reader",
+  "Request",
+  "Split",
+  "Streamed",
+  "channel_statistics",
+  "checked",
+  "hold_out",
+]

@@ -1,7 +1,7 @@
-"""An image classification data set as checked host arrays."""
+"""An image classification data set: checked host arrays, or what is read from files."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,9 +32,91 @@ class Split(NamedTuple):
   image: np.ndarray
   label: np.ndarray
 
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """(H, W, 3) of every image."""
+    return self.image.shape[1:]
+
+  def take(self, rows: np.ndarray) -> "Split":
+    """Returns the examples of some rows, numbered anew.
+
+    Args:
+      rows: bool[N], or integers.
+    """
+    return Split(image=self.image[rows], label=self.label[rows])
+
+
+class Request(NamedTuple):
+  """A batch that a reader is to read.
+
+  Attributes:
+    index: i64[b] row of each example in what the reader reads.
+    draw: i64[b] number of the draw of each example's random crop, where the reader
+      crops at random: the same number crops alike.
+  """
+
+  index: np.ndarray
+  draw: np.ndarray
+
+
+class Images(NamedTuple):
+  """A batch that was read.
+
+  Attributes:
+    image: uint8[b, H, W, 3].
+    intact: bool[b] False where the example could not be read and was left out; its
+      image is black.
+  """
+
+  image: np.ndarray
+  intact: np.ndarray
+
+
+class Reader(Protocol):
+  """Reads images when they are needed."""
+
+  @property
+  def digest(self) -> str:
+    """Tells what is read from another set of files or another way to read them."""
+    ...
+
+  def batches(self, requests: Iterable[Request]) -> Iterator[Images]:
+    """Yields the images of each request, in their order; reads ahead.
+
+    Raises:
+      DataError: naming the file that cannot be read.
+    """
+    ...
+
+
+class Streamed(NamedTuple):
+  """A split whose images are read when they are needed.
+
+  Attributes:
+    label: int32[N]; the row is the example's stable index.
+    rows: i64[N] row of each example in what the reader reads.
+    shape: (H, W, 3) of every image as it is read.
+    reader: of the images.
+    varies: whether an example is read in another way every time, as with random crops.
+  """
+
+  label: np.ndarray
+  rows: np.ndarray
+  shape: tuple[int, ...]
+  reader: Reader
+  varies: bool = False
+
+  def take(self, rows: np.ndarray) -> "Streamed":
+    """Returns the examples of some rows, numbered anew; nothing is read.
+
+    Args:
+      rows: bool[N], or integers.
+    """
+    return self._replace(label=self.label[rows], rows=self.rows[rows])
+
 
 class Dataset(NamedTuple):
-  """A data set that fits in memory.
+  """A data set.
 
   Attributes:
     name: what errors and summaries call it.
@@ -50,12 +132,12 @@ class Dataset(NamedTuple):
   """
 
   name: str
-  train: Split
-  test: Split
+  train: Split | Streamed
+  test: Split | Streamed
   num_classes: int
   mean: Channels
   std: Channels
-  holdout: Split | None = None
+  holdout: Split | Streamed | None = None
   class_names: tuple[str, ...] = ()
   stable_index: bool = True
 
@@ -108,7 +190,7 @@ def checked(
       f"{source}: training images are {list(train_shape)}, test images "
       f"{list(test_shape)}: bring them to one shape"
     )
-  _check_class_names(source, class_names, num_classes)
+  check_class_names(source, class_names, num_classes)
   if mean is None or std is None:
     mean, std = channel_statistics(train_split.image)
   return Dataset(
@@ -122,7 +204,7 @@ def checked(
   )
 
 
-def _check_class_names(
+def check_class_names(
   source: str, class_names: Sequence[str], num_classes: int
 ) -> None:
   """Raises DataError unless there is a name for each class, or none at all.
@@ -223,25 +305,30 @@ def _require_integers(name: str, labels: np.ndarray) -> None:
   )
 
 
-def channel_statistics(images: np.ndarray) -> tuple[Channels, Channels]:
+def channel_statistics(
+  images: np.ndarray | Iterable[np.ndarray],
+) -> tuple[Channels, Channels]:
   """Measures per-channel mean and standard deviation.
 
   Args:
-    images: uint8[N, H, W, 3].
+    images: uint8[N, H, W, 3], or several such arrays.
 
   Returns:
     mean and standard deviation of each channel, in [0, 1]; a constant channel gets
     1e-3, to divide by.
   """
+  arrays = [images] if isinstance(images, np.ndarray) else images
   # Whole numbers: the sums are exact, whatever the number of images.
   total = np.zeros(3, np.int64)
   squares = np.zeros(3, np.int64)
-  for start in range(0, len(images), _BLOCK):
-    pixels = images[start : start + _BLOCK].reshape(-1, 3).astype(np.int64)
-    total += pixels.sum(axis=0)
-    squares += (pixels * pixels).sum(axis=0)
+  count = 0
+  for array in arrays:
+    for start in range(0, len(array), _BLOCK):
+      pixels = array[start : start + _BLOCK].reshape(-1, 3).astype(np.int64)
+      total += pixels.sum(axis=0)
+      squares += (pixels * pixels).sum(axis=0)
+      count += len(pixels)
 
-  count = images.size // 3
   mean = total / count
   variance = np.maximum(squares / count - mean * mean, 0)
   std = np.maximum(np.sqrt(variance) / 255, _MIN_STD)
@@ -275,7 +362,7 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
   if not count:
     return dataset
   rng = np.random.default_rng(seed)
-  images, labels = dataset.train
+  labels = dataset.train.label
 
   # How many examples each class gives.
   per_class, remainder = divmod(count, dataset.num_classes)
@@ -292,6 +379,6 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
     )
     taken[rng.permutation(rows)[:quota]] = True
   return dataset._replace(
-    train=Split(image=images[~taken], label=labels[~taken]),
-    holdout=Split(image=images[taken], label=labels[taken]),
+    train=dataset.train.take(~taken),
+    holdout=dataset.train.take(taken),
   )
