@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from jaxdistill import errors
 from jaxdistill.tools import study
 from tests.helpers import runs
 from tests.run.test_study import HEAD, PAIR
@@ -81,5 +82,5 @@ def test_processes_share_the_cells(command, tmp_path):
 
 def test_a_cell_that_fails_is_named_and_the_others_are_done(command, tmp_path, capsys):
   wild = "--config.optimizer.learning_rate=1e30"
-  assert study.main([*command, wild, "--config.patience=1 steps"]) == 6
+  assert study.main([*command, wild, "--config.patience=1 steps"]) == errors.DivergedError.exit_code
   assert "4 cells failed, the first is alone/seed0" in capsys.readouterr().err
