@@ -82,5 +82,6 @@ def test_processes_share_the_cells(command, tmp_path):
 
 def test_a_cell_that_fails_is_named_and_the_others_are_done(command, tmp_path, capsys):
   wild = "--config.optimizer.learning_rate=1e30"
-  assert study.main([*command, wild, "--config.patience=1 steps"]) == errors.DivergedError.exit_code
+  code = study.main([*command, wild, "--config.patience=1 steps"])
+  assert code == errors.DivergedError.exit_code
   assert "4 cells failed, the first is alone/seed0" in capsys.readouterr().err
