@@ -54,6 +54,12 @@ def _keys(argv: list[str]) -> int:
   return keys.main(argv)
 
 
+def _study(argv: list[str]) -> int:
+  from jaxdistill.tools import study
+
+  return study.main(argv)
+
+
 def _aot(argv: list[str]) -> int:
   from jaxdistill.tools import aot
 
@@ -64,6 +70,7 @@ COMMANDS = {
   "train": Command(
     _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
   ),
+  "study": Command(_study, "run a grid of methods and seeds under one recipe"),
   "configs": Command(_configs, "list the config files that come with the package"),
   "models": Command(_models, "list the networks with parameters, work and features"),
   "keys": Command(_keys, "print all config keys with their defaults and meanings"),

@@ -9,7 +9,6 @@ such as `--config.epochs=5`. The same command with the same workdir resumes.
 
 from collections.abc import Callable, Sequence
 import itertools
-import signal
 import sys
 import time
 import traceback
@@ -17,7 +16,7 @@ import traceback
 from absl import flags
 
 from jaxdistill.errors import ConfigError, run_command
-from jaxdistill.run import background, hosts, huge_pages
+from jaxdistill.run import background, hosts, huge_pages, signals
 from jaxdistill.run.assignments import assignments
 
 _CONFIG = flags.DEFINE_string(
@@ -37,25 +36,6 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _USAGE = (
   "python -m jaxdistill.main --config=FILE [--config.KEY=VALUE ...] [--workdir=DIR]"
 )
-
-
-def _stop_on_signals() -> Callable[[], bool]:
-  """Turns SIGTERM or Ctrl-C into a request to save and stop; a second one kills."""
-  received = []
-
-  def remember(number, frame):
-    del frame
-    received.append(number)
-    signal.signal(number, signal.SIG_DFL)
-    print(
-      "jaxdistill: stopping: the state is saved after the current step; once more "
-      "stops at once",
-      file=sys.stderr,
-    )
-
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, remember)
-  return lambda: bool(received)
 
 
 def _stop_together() -> Callable[[], bool]:
@@ -123,7 +103,7 @@ def _train(path: str, changes: Sequence[str]) -> None:
   now = hosts.from_first(time.strftime("%Y%m%d-%H%M%S"))
   default_workdir = f"runs/{find_config(path).run_name}/{now}"
   workdir = _WORKDIR.value or default_workdir
-  stop = _stop_together() if several else _stop_on_signals()
+  stop = _stop_together() if several else signals.stop_on_signals()
   trainer.train(config, workdir, fork=_FORK.value, stop=stop)
 
 

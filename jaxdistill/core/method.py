@@ -291,6 +291,8 @@ class Method(NamedTuple):
     min_members: the smallest cohort it is defined for.
     symmetric: whether members of one architecture have equal roles, so that renaming
       them changes nothing.
+    is_control: whether members learn from the labels alone: what other methods are
+      compared with.
     columns: names of its metrics, each a fraction for every member, that the closing
       table shows as the mean over the run.
   """
@@ -304,4 +306,5 @@ class Method(NamedTuple):
   exported: Callable[[Sequence[str]], Sequence[str]] = tuple
   min_members: int = 1
   symmetric: bool = True
+  is_control: bool = False
   columns: tuple[str, ...] = ()

@@ -10,4 +10,4 @@ def independent() -> Method:
   def loss(step: Step) -> Objective:
     return Objective(member=step.label_loss)
 
-  return Method(loss=loss)
+  return Method(loss=loss, is_control=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError, foreign, naming, require
-from jaxdistill.run.config_files import find_config
+from jaxdistill.run.config_files import ConfigFile, find_config
 from jaxdistill.run.jax_settings import PRECISIONS
 from jaxdistill.run.keys import (
   REQUIRED,
@@ -246,24 +246,38 @@ def load_config(path: str, assignments: Iterable[str] = ()) -> ConfigDict:
     ConfigError: for a file, an argument, a key or a value that is not there or not
       allowed.
   """
-  config = _call_get_config(*find_config(path))
+  where, config = call_in_file(find_config(path), "get_config")
+  require(
+    isinstance(config, ConfigDict),
+    f"{where}: get_config returned {type(config).__name__}, not a config",
+  )
+  with foreign(f"{where}: what get_config returned cannot be read"):
+    flatten(config)
   apply_overrides(config, assignments)
   check_config(config)
   return config
 
 
-def _call_get_config(file: str, argument: str | None) -> ConfigDict:
-  """Returns what a config file makes of its argument.
+def call_in_file(named: ConfigFile, name: str) -> tuple[str, Any]:
+  """Calls a function of a config file or study with the argument that it is told.
+
+  Args:
+    named: the file and the argument.
+    name: of the function.
+
+  Returns:
+    (the file, as errors name it; what the function returns).
 
   Raises:
     ConfigError: if the file has no such function, or that takes no argument or needs
-      one, raises an error or returns something else.
+      one, or raises an error.
   """
+  file, argument = named
   module = registry.load_file(file)
   where = f"config file {file!r}"
-  require(hasattr(module, "get_config"), f"{where} has no get_config()")
-  function = module.get_config
-  require(inspect.isfunction(function), f"{where}: get_config is not a function")
+  require(hasattr(module, name), f"{where} has no {name}()")
+  function = getattr(module, name)
+  require(inspect.isfunction(function), f"{where}: {name} is not a function")
   parameters = inspect.signature(function).parameters
   given = []
   if argument is not None:
@@ -274,14 +288,7 @@ def _call_get_config(file: str, argument: str | None) -> ConfigDict:
   except TypeError as error:
     raise ConfigError(f"{where}: {error}: write {file}:ARGUMENT") from error
   with foreign(where, file), naming(where):
-    config = function(*given)
-  require(
-    isinstance(config, ConfigDict),
-    f"{where}: get_config returned {type(config).__name__}, not a config",
-  )
-  with foreign(f"{where}: what get_config returned cannot be read"):
-    flatten(config)
-  return config
+    return where, function(*given)
 
 
 # Checks.

@@ -1,4 +1,4 @@
-"""Finds a config file by its path, or one that comes with the package by its name."""
+"""Finds a config or study by its path, or by its name if it comes with the package."""
 
 import os
 from pathlib import Path
@@ -8,16 +8,23 @@ from typing import NamedTuple
 from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError
 
-# A link to the repository's folder; a wheel has the files themselves.
-_PACKAGED = Path(__file__).parent.parent / "configs"
+CONFIGS = "configs"
+STUDIES = "studies"
+
+_PACKAGE = Path(__file__).parent.parent
+_NOUNS = {CONFIGS: "config file", STUDIES: "study"}
+_LISTING = {
+  CONFIGS: "python -m jaxdistill configs",
+  STUDIES: "python -m jaxdistill study --help",
+}
 
 
 class ConfigFile(NamedTuple):
-  """A config file, and what it is told.
+  """A config file or study, and what it is told.
 
   Attributes:
     path: of the file.
-    argument: that its `get_config` is called with; None if there is none.
+    argument: that its function is called with; None if there is none.
   """
 
   path: str
@@ -32,17 +39,24 @@ class ConfigFile(NamedTuple):
     return name
 
 
-def packaged_configs() -> dict[str, Path]:
-  """Returns name -> file of the configs that come with the package."""
-  return {path.stem: path for path in sorted(_PACKAGED.glob("*.py"))}
+def packaged_configs(folder: str = CONFIGS) -> dict[str, Path]:
+  """Returns name -> file of the configs, or studies, that come with the package.
+
+  Args:
+    folder: `CONFIGS` or `STUDIES`. Both are links to the repository's folders; a wheel
+      has the files themselves.
+  """
+  files = sorted((_PACKAGE / folder).glob("*.py"))
+  return {path.stem: path for path in files}
 
 
-def find_config(text: str) -> ConfigFile:
-  """Returns the config file that the command line names.
+def find_config(text: str, folder: str = CONFIGS) -> ConfigFile:
+  """Returns the config file, or study, that the command line names.
 
   Args:
     text: a path, or the name of one that comes with the package; behind a colon may
       follow an argument. A colon may also belong to the path.
+    folder: `CONFIGS` or `STUDIES`.
 
   Raises:
     ConfigError: if there is no such file, naming the nearest one.
@@ -54,7 +68,7 @@ def find_config(text: str) -> ConfigFile:
       return ConfigFile(text[:position], text[position + 1 :])
 
   name, colon, argument = text.partition(":")
-  packaged = packaged_configs()
+  packaged = packaged_configs(folder)
   stem = name.removesuffix(".py")
   if stem in packaged:
     return ConfigFile(str(packaged[stem]), argument if colon else None)
@@ -62,18 +76,18 @@ def find_config(text: str) -> ConfigFile:
   # There is no such file, whatever is taken for its name.
   file, ending, _ = text.partition(".py:")
   missing = f"{file}.py" if ending else text
-  raise ConfigError(f"there is no config file {missing!r}{_hint(missing)}")
+  raise ConfigError(f"there is no {_NOUNS[folder]} {missing!r}{_hint(missing, folder)}")
 
 
-def _hint(missing: str) -> str:
+def _hint(missing: str, packaged: str) -> str:
   """Returns which file was probably meant, or what lists those that there are."""
   folder, name = os.path.split(missing)
   stem = name.partition(":")[0].removesuffix(".py")
-  suggestions = {name: name for name in packaged_configs()}
+  suggestions = {name: name for name in packaged_configs(packaged)}
   if os.path.isdir(folder or os.curdir):
     for path in Path(folder).glob("*.py"):
       suggestions[path.stem] = str(path)
   found = registry.closest(stem, suggestions)
   if found:
     return f"; did you mean {suggestions[found]!r}?"
-  return "; python -m jaxdistill configs lists those that come with the package"
+  return f"; {_LISTING[packaged]} lists those that come with the package"

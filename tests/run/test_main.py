@@ -15,7 +15,7 @@ from jaxdistill.core import registry
 from jaxdistill.engine.dispatch import epoch_order, make_dispatch
 from jaxdistill.engine.resident import put_resident
 from jaxdistill.errors import ConfigError
-from jaxdistill.run import build, trainer
+from jaxdistill.run import build, signals, trainer
 from jaxdistill.run.config import apply_overrides, load_config
 from tests.helpers import runs
 
@@ -326,7 +326,7 @@ def test_the_default_workdir_is_called_as_the_config(
   monkeypatch.setattr(
     trainer, "train", lambda config, workdir, **_: called.append(workdir)
   )
-  monkeypatch.setattr(main, "_stop_on_signals", lambda: None)
+  monkeypatch.setattr(signals, "stop_on_signals", lambda: None)
   monkeypatch.chdir(tmp_path)
   (tmp_path / "a:b").mkdir()
   runs.write_config(tmp_path / "a:b")

@@ -1,0 +1,348 @@
+"""A grid of runs under one recipe: rows, each a method, times seeds.
+
+A study is a file with a `get_study()`, or a `get_study(argument)`, that returns a
+`Study`. Every cell of the grid is a run of its own, in a workdir of its own. A row that
+is compared with training alone is compared with the row that differs from it in
+nothing but the method: perturbing images helps by itself.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import json
+from pathlib import Path
+import re
+from typing import Any, NamedTuple
+
+from jaxdistill.core import registry
+from jaxdistill.errors import ConfigError, require
+from jaxdistill.run.config import (
+  ConfigDict,
+  apply_overrides,
+  call_in_file,
+  check_config,
+  config_differences,
+  config_digest,
+)
+from jaxdistill.run.config_files import STUDIES, find_config
+from jaxdistill.run.manifest import write_json
+from jaxdistill.run.workdir import read_record, versions
+
+_NAME = r"[A-Za-z0-9][\w.+-]*"
+
+# What a method may change besides its own keys, and still be compared with a row of
+# another one: it may hold examples out, and show every member views of its own.
+_OF_THE_METHOD = ("method", "holdout", "views", "select_on", "update_order")
+
+
+class Row(NamedTuple):
+  """A method under the study's recipe.
+
+  Attributes:
+    name: of the row, and of the folder of its cells.
+    config: of its runs, but for the seed.
+    published: what the paper reports: member, group or prediction -> a fraction.
+    control: name of the row that it is compared with; "" finds the one of independent
+      members that have the same perturbations, networks and data.
+  """
+
+  name: str
+  config: ConfigDict
+  published: Mapping[str, float] = {}
+  control: str = ""
+
+
+class Study(NamedTuple):
+  """A grid of runs.
+
+  Attributes:
+    title: a line for the report.
+    rows: the methods.
+    seeds: of the runs of every row. The same seed has the same data, split, order and
+      initial weights in all of them.
+    about: what was asked, and under which conditions: text for the report.
+  """
+
+  title: str
+  rows: tuple[Row, ...]
+  seeds: tuple[int, ...]
+  about: str = ""
+
+
+class Cell(NamedTuple):
+  """A run of a study.
+
+  Attributes:
+    row: name of its row.
+    seed: of the run.
+    config: with that seed.
+    path: its workdir.
+  """
+
+  row: str
+  seed: int
+  config: ConfigDict
+  path: Path
+
+  @property
+  def name(self) -> str:
+    """Name of the cell, which is that of its folder as well."""
+    return f"{self.row}/seed{self.seed}"
+
+  @property
+  def summary(self) -> dict[str, Any] | None:
+    """What the finished run says of itself; None if it has not come to its end."""
+    found = read_json_object(self.path / "summary.json")
+    if found is None or found.get("config_digest") != config_digest(self.config):
+      return None
+    return found
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+  """Returns the table in a JSON file; None if there is none that can be read."""
+  try:
+    value = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return None
+  return value if isinstance(value, dict) else None
+
+
+# Reading.
+
+
+def load_study(path: str, assignments: Sequence[str] = ()) -> Study:
+  """Reads a study, applies overrides to the config of every row and checks it.
+
+  Args:
+    path: of the file, or the name of one that comes with the package; "file:argument"
+      passes `get_study` an argument.
+    assignments: `key.of.a.section=value`.
+
+  Raises:
+    ConfigError: for a file, row, key or value that is not there or not allowed.
+  """
+  where, study = call_in_file(find_config(path, STUDIES), "get_study")
+  require(
+    isinstance(study, Study),
+    f"{where}: get_study returned {type(study).__name__}, not a Study",
+  )
+  for row in study.rows:
+    apply_overrides(row.config, assignments)
+    try:
+      check_config(row.config)
+    except ConfigError as error:
+      raise ConfigError(f"{where}: row {row.name}: {error}") from error
+  _check(where, study)
+  return study
+
+
+def _check(where: str, study: Study) -> None:
+  """Raises ConfigError for names or seeds that clash, or a row without its control."""
+  require(bool(study.rows), f"{where}: the study has no rows")
+  require(bool(study.seeds), f"{where}: the study has no seeds")
+  require(
+    len(set(study.seeds)) == len(study.seeds), f"{where}: the study has a seed twice"
+  )
+  seen = set()
+  for row in study.rows:
+    require(
+      re.fullmatch(_NAME, row.name) is not None,
+      f"{where}: {row.name!r} cannot name a row: take letters, digits and _ . + -",
+    )
+    require(row.name not in seen, f"{where}: there are two rows {row.name!r}")
+    seen.add(row.name)
+  for row in study.rows:
+    control_of(row, study)
+
+
+def control_of(row: Row, study: Study) -> Row:
+  """Returns the row of independent members that a row is compared with.
+
+  Args:
+    row: of the study; one of independent members is its own control.
+    study: all rows.
+
+  Raises:
+    ConfigError: if there is none.
+  """
+  if _is_control(row):
+    return row
+  for other in study.rows:
+    if row.control and other.name == row.control:
+      return other
+  require(
+    not row.control,
+    f"study {study.title!r}: row {row.name} names the control {row.control!r}, which "
+    "is no row",
+  )
+  for other in study.rows:
+    if _is_control(other) and not _recipe_differences(row, other):
+      return other
+  raise ConfigError(
+    f"study {study.title!r}: row {row.name} has no control: add a row of independent "
+    "members with the same networks, data and perturbations, or name one"
+  )
+
+
+def _is_control(row: Row) -> bool:
+  """Tells whether the members of a row learn from the labels alone."""
+  keywords = row.config.method.to_dict()
+  name = keywords.pop("name")
+  return registry.resolve("methods", name, **keywords).is_control
+
+
+def _recipe_differences(row: Row, other: Row) -> list[str]:
+  """Returns the keys in which two rows differ, but for those of the method."""
+  found = []
+  for difference in config_differences(row.config, other.config):
+    key = difference.partition(":")[0]
+    if key.partition(".")[0] not in _OF_THE_METHOD:
+      found.append(difference)
+  return found
+
+
+# Cells.
+
+
+def cells_of(study: Study, out: Path) -> list[Cell]:
+  """Returns all runs of a study, in their order: one seed of everything first.
+
+  Args:
+    study: the grid.
+    out: folder of the study.
+  """
+  cells = []
+  for seed in study.seeds:
+    for row in study.rows:
+      path = out / "cells" / row.name / f"seed{seed}"
+      cells.append(Cell(row.name, seed, with_seed(row.config, seed), path))
+  return cells
+
+
+def with_seed(config: ConfigDict, seed: int) -> ConfigDict:
+  """Returns a copy of a config whose run, and split of the data, have a seed.
+
+  Args:
+    config: of a row.
+    seed: also of the data set, if it has one.
+  """
+  seeded = config.copy_and_resolve_references()
+  seeded.seed = seed
+  if "seed" in seeded.data:
+    seeded.data.seed = seed
+  return seeded
+
+
+def require_same_configs(cells: Sequence[Cell]) -> None:
+  """Refuses cells that have been begun with another config.
+
+  Raises:
+    ConfigError: naming them, and what differs in the first.
+  """
+  changed = []
+  differences = []
+  for cell in cells:
+    record = cell.path / "config.json"
+    if not record.exists():
+      continue
+    found = config_differences(read_record(record)["config"], cell.config)
+    if found:
+      changed.append(cell.name)
+      differences = differences or found
+  if changed:
+    names = ", ".join(changed[:3])
+    if len(changed) > 3:
+      names += f" and {len(changed) - 3} more"
+    raise ConfigError(
+      f"the study has changed under cells that were begun ({names}): "
+      f"{'; '.join(differences)}: choose another --out, or delete those cells"
+    )
+
+
+# Results.
+
+
+def write_results(study: Study, cells: Sequence[Cell], out: Path) -> Path:
+  """Writes `results.json`: what the finished cells have measured.
+
+  Args:
+    study: the grid.
+    cells: its runs.
+    out: folder of the study.
+
+  Returns:
+    The file.
+  """
+  records = []
+  for cell in cells:
+    summary = cell.summary
+    if summary:
+      records.append(_record(cell, summary))
+  path = out / "results.json"
+  write_json(
+    path,
+    {
+      "title": study.title,
+      "about": study.about,
+      "rows": [_describe(row, study) for row in study.rows],
+      "cells": records,
+      "versions": versions(),
+    },
+  )
+  return path
+
+
+def _describe(row: Row, study: Study) -> dict[str, Any]:
+  """Returns what a report has to know of a row."""
+  return {
+    "name": row.name,
+    "method": row.config.method.name,
+    "control": control_of(row, study).name,
+    "perturbed": bool(row.config.perturb.ops),
+    "published": dict(row.published),
+  }
+
+
+def _record(cell: Cell, summary: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what is kept of a finished run."""
+  members = {}
+  for name, row in summary["members"].items():
+    members[name] = {"last": row["last"], "best": row["best"], "model": row["model"]}
+  predictions = {}
+  for name in summary["predictions"]:
+    predictions[name] = summary[name]
+  return {
+    "name": cell.name,
+    "row": cell.row,
+    "method": summary["method"],
+    "seed": cell.seed,
+    "members": members,
+    "ensemble": predictions.pop("ensemble", None),
+    "predictions": predictions,
+    "steps": summary["steps"],
+    "seconds": summary["seconds"],
+    "digest": summary["config_digest"],
+  }
+
+
+def select(cells: Sequence[Cell], patterns: Sequence[str]) -> Iterator[Cell]:
+  """Yields the cells whose row or name is among some patterns; all if there are none.
+
+  Args:
+    cells: of a study.
+    patterns: as the shell has them: "dml*", "*/seed3".
+
+  Raises:
+    ConfigError: for a pattern that fits no cell.
+  """
+  from fnmatch import fnmatchcase
+
+  for pattern in patterns:
+    known = {cell.row for cell in cells} | {cell.name for cell in cells}
+    fits = any(fnmatchcase(name, pattern) for name in known)
+    rows = ", ".join(dict.fromkeys(cell.row for cell in cells))
+    require(fits, f"--only={pattern} fits no cell: the rows are {rows}")
+  for cell in cells:
+    names = (cell.row, cell.name)
+    if not patterns or any(
+      fnmatchcase(name, pattern) for name in names for pattern in patterns
+    ):
+      yield cell

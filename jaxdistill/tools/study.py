@@ -1,0 +1,242 @@
+"""Runs a study: every method of a grid, under every seed, each cell a run of its own.
+
+python -m jaxdistill study --config=digits --out=studies/digits
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+
+import jax
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TextColumn,
+  TimeRemainingColumn,
+)
+
+from jaxdistill.errors import (
+  BusyError,
+  DivergedError,
+  JaxdistillError,
+  Preempted,
+  StorageError,
+  require,
+  run_command,
+)
+from jaxdistill.run.assignments import assignments
+from jaxdistill.run.config_files import STUDIES, packaged_configs
+from jaxdistill.run.console import per_cent
+from jaxdistill.run.signals import stop_on_signals
+from jaxdistill.run.study import (
+  Cell,
+  Study,
+  cells_of,
+  load_study,
+  require_same_configs,
+  select,
+  write_results,
+)
+from jaxdistill.run.trainer import train
+
+_USAGE = "python -m jaxdistill study --config=FILE --out=DIR [--config.KEY=VALUE ...]"
+
+DONE = "done"
+BEGUN = "begun"
+OPEN = "open"
+
+
+def _state(cell: Cell) -> str:
+  """Returns how far a cell has come."""
+  if cell.summary:
+    return DONE
+  if (cell.path / "config.json").exists():
+    return BEGUN
+  return OPEN
+
+
+def _table(cells: Sequence[Cell]) -> str:
+  """Returns a line for each cell: its state, and its members' last accuracy."""
+  width = max(len(cell.name) for cell in cells)
+  lines = []
+  for cell in cells:
+    summary = cell.summary
+    line = f"{cell.name:<{width}}  {_state(cell)}"
+    if summary:
+      shown = []
+      for name, row in summary["members"].items():
+        shown.append(f"{name} {per_cent(row['last'].get('top1'))}")
+      line += f"   {', '.join(shown)}"
+    lines.append(line)
+  return "\n".join(lines)
+
+
+class _Run:
+  """Runs the cells of a study that are not done, one after the other.
+
+  Attributes:
+    failed: name of a cell -> why it came to no end.
+    busy: names of the cells that other processes were at.
+  """
+
+  def __init__(
+    self, study: Study, cells: Sequence[Cell], out: Path, stop: Callable[[], bool]
+  ):
+    """Prepares; nothing is run yet.
+
+    Args:
+      study: the grid.
+      cells: those to run.
+      out: folder of the study.
+      stop: whether to stop, see `train`.
+    """
+    self._study = study
+    self._cells = cells
+    self._all = cells_of(study, out)
+    self._out = out
+    self._stop = stop
+    self.failed: dict[str, str] = {}
+    self.busy: list[str] = []
+
+  def run(self) -> None:
+    """Runs them.
+
+    Raises:
+      Preempted: if a signal says so; the cell that was running goes on next time.
+    """
+    columns = (
+      BarColumn(bar_width=20),
+      MofNCompleteColumn(),
+      TextColumn("cells, {task.description}"),
+      TimeRemainingColumn(),
+      TextColumn("left"),
+    )
+    done = sum(1 for cell in self._cells if cell.summary)
+    with Progress(*columns, transient=True) as progress:
+      task = progress.add_task("", total=len(self._cells), completed=done)
+      for cell in self._cells:
+        if cell.summary:
+          continue
+        progress.update(task, description=cell.name)
+        self._run_cell(cell, progress.console.print)
+        progress.advance(task)
+
+  def _run_cell(self, cell: Cell, say: Callable[[str], None]) -> None:
+    """Runs one cell; what it lacks is kept in `failed` or `busy`."""
+    start = time.perf_counter()
+    try:
+      summary = train(cell.config, cell.path, stop=self._stop, quiet=True)
+    except BusyError:
+      self.busy.append(cell.name)
+      return
+    except (Preempted, StorageError):
+      # The next cell would fare no better.
+      raise
+    except JaxdistillError as error:
+      self.failed[cell.name] = str(error)
+      say(f"{cell.name}: failed: {error}")
+      return
+    finally:
+      # What XLA compiles on a CPU holds memory maps, of which a process may have only
+      # so many; the next cell finds its program in the cache on the disk.
+      jax.clear_caches()
+    shown = []
+    for name, row in summary["members"].items():
+      shown.append(f"{name} {per_cent(row['last']['top1'])}")
+    seconds = time.perf_counter() - start
+    say(f"{cell.name}: {', '.join(shown)} ({seconds:.0f} s)")
+    write_results(self._study, self._all, self._out)
+
+
+def _spawn(jobs: int, argv: Sequence[str]) -> int:
+  """Runs the same command in several processes, each on processors of its own.
+
+  They share the folder: a cell that one of them is at is left alone by the others.
+
+  Returns:
+    The first exit code that is not 0.
+  """
+  processors = sorted(os.sched_getaffinity(0))
+  processes = []
+  for job in range(jobs):
+    own = set(processors[job::jobs]) or set(processors)
+    command = [sys.executable, "-m", "jaxdistill", "study", *argv, "--jobs=1"]
+    process = subprocess.Popen(command)
+    os.sched_setaffinity(process.pid, own)
+    processes.append(process)
+  codes = [process.wait() for process in processes]
+  return next((code for code in codes if code), 0)
+
+
+def _study(flags: argparse.Namespace, changes: Sequence[str]) -> None:
+  """Does what the command line says."""
+  study = load_study(flags.config, changes)
+  out = Path(flags.out)
+  cells = list(select(cells_of(study, out), flags.only))
+  if flags.list:
+    print(_table(cells))
+    return
+  require_same_configs(cells)
+  waiting = [cell for cell in cells if not cell.summary]
+  print(
+    f"{study.title}: {len(study.rows)} rows, {len(study.seeds)} seeds; "
+    f"{len(cells) - len(waiting)} of {len(cells)} cells are done"
+  )
+  if flags.dry_run:
+    for cell in waiting:
+      print(f"would run {cell.name} in {cell.path}")
+    return
+  run = _Run(study, cells, out, stop_on_signals())
+  run.run()
+  out.mkdir(parents=True, exist_ok=True)
+  path = write_results(study, cells_of(study, out), out)
+  print(f"wrote {path}")
+  if run.busy:
+    print(f"{len(run.busy)} cells are with other processes: {', '.join(run.busy[:5])}")
+  if run.failed:
+    name, why = next(iter(run.failed.items()))
+    raise DivergedError(f"{len(run.failed)} cells failed, the first is {name}: {why}")
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command; returns the exit code."""
+  parser = argparse.ArgumentParser(
+    prog="python -m jaxdistill study",
+    description="Run a grid of methods and seeds; every cell is a run of its own. The "
+    "same command goes on where it was stopped; several processes may share --out.",
+    epilog=f"with the package come: {', '.join(packaged_configs(STUDIES))}; example: "
+    "python -m jaxdistill study --config=digits --out=runs/digits --jobs=2",
+    allow_abbrev=False,
+  )
+  parser.add_argument("--config", required=True, help="study file, or name[:argument]")
+  parser.add_argument("--out", required=True, help="folder of the study")
+  parser.add_argument(
+    "--only",
+    action="append",
+    default=[],
+    metavar="PATTERN",
+    help="rows or cells to run, such as 'dml*' or '*/seed0'; may be given again",
+  )
+  parser.add_argument(
+    "--jobs", type=int, default=1, help="processes; default: %(default)s"
+  )
+  parser.add_argument("--list", action="store_true", help="show every cell's state")
+  parser.add_argument(
+    "--dry-run", action="store_true", help="check all, and say what would be run"
+  )
+
+  def run() -> int | None:
+    flags, rest = parser.parse_known_args(argv)
+    changes = assignments(rest, _USAGE)
+    require(flags.jobs >= 1, f"--jobs must be at least 1, got {flags.jobs}")
+    if flags.jobs > 1 and not flags.list and not flags.dry_run:
+      kept = [word for word in argv if not word.startswith("--jobs")]
+      return _spawn(flags.jobs, kept)
+    return _study(flags, changes)
+
+  return run_command(run)
