@@ -39,6 +39,16 @@ _USAGE = (
 )
 
 
+def _take_once(number: int) -> None:
+  """Says that a signal is a request to save and stop; another one kills."""
+  signal.signal(number, signal.SIG_DFL)
+  print(
+    "jaxdistill: stopping: the state is saved after the current step; once more "
+    "stops at once",
+    file=sys.stderr,
+  )
+
+
 def _stop_on_signals() -> Callable[[], bool]:
   """Turns SIGTERM or Ctrl-C into a request to save and stop; a second one kills."""
   received = []
@@ -46,12 +56,7 @@ def _stop_on_signals() -> Callable[[], bool]:
   def remember(number, frame):
     del frame
     received.append(number)
-    signal.signal(number, signal.SIG_DFL)
-    print(
-      "jaxdistill: stopping: the state is saved after the current step; once more "
-      "stops at once",
-      file=sys.stderr,
-    )
+    _take_once(number)
 
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, remember)
@@ -61,8 +66,16 @@ def _stop_on_signals() -> Callable[[], bool]:
 def _stop_together() -> Callable[[], bool]:
   """Returns what is true in all processes at the call where they save and stop.
 
-  No handler of Python's here: JAX's own hears SIGTERM in each of them.
+  No handler of Python's for SIGTERM: JAX's own hears it in each of them. Ctrl-C in any
+  of them is made one.
   """
+
+  def pass_on(number, frame):
+    del frame
+    _take_once(number)
+    signal.raise_signal(signal.SIGTERM)
+
+  signal.signal(signal.SIGINT, pass_on)
   calls = itertools.count(1)
   return lambda: hosts.preempted(next(calls))
 

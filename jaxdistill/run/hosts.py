@@ -581,8 +581,8 @@ def _watch() -> None:
     if time.monotonic() > _own.deadline:
       _announce(
         PeerLostError.exit_code,
-        f"the run stood still for {_own.patience:g} s: see the stacks of every process, "
-        "and run the same command again in all",
+        f"the run stood still for {_own.patience:g} s: see the stacks of every "
+        "process, and run the same command again in all",
         stalled=True,
       )
     silent = pulses.exchange()

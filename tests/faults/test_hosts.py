@@ -4,8 +4,11 @@ import shutil
 import signal
 import time
 
+import jax
+import numpy as np
 import pytest
 
+import jaxdistill
 from jaxdistill import errors
 from jaxdistill.run import hosts
 from tests.helpers import processes, runs
@@ -61,6 +64,70 @@ def test_two_processes_are_one_with_two_devices(config, whole, tmp_path):
   assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
+def test_four_devices_may_be_in_any_number_of_processes(config, tmp_path):
+  """Bit for bit in several; one process adds up four numbers in another order."""
+  paths = {}
+  for number, devices in ((1, 4), (2, 2), (4, 1)):
+    path = tmp_path / str(number)
+    ended = processes.run(config, f"--workdir={path}", number=number, devices=devices)
+    assert [process.code for process in ended] == [0] * number, ended
+    paths[number] = path
+  runs.assert_same_run(paths[2], paths[4])
+  expected, _ = runs.last_checkpoint(paths[1])
+  found, _ = runs.last_checkpoint(paths[2])
+  for name, array in expected.items():
+    np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_members_may_be_in_processes_of_their_own(tmp_path):
+  """They train, are killed, go on and are exported; as on one device but for rounding.
+
+  A member of either process diverges and is restarted.
+  """
+  wild = [line.replace("width=4", "members=2, width=4") for line in runs.WILD]
+  config = runs.write_config(tmp_path, *wild)
+  one = tmp_path / "one"
+  result = runs.run(config, f"--workdir={one}")
+  assert result.returncode == 0, result.stderr
+
+  two = tmp_path / "two"
+  spread = "--config.mesh.member=2"
+  with start(config, two, spread) as group:
+    group.wait_until(lambda: runs.logged_step(two) >= 6)
+  ended = processes.run(config, f"--workdir={two}", spread)
+  assert [process.code for process in ended] == [0, 0], ended
+  assert "resuming from the checkpoint" in ended[0].out
+
+  for member in ("convnet.0", "convnet.1"):
+    for which in ("best", "last"):
+      expected = jaxdistill.load(one / "members" / member / which)
+      found = jaxdistill.load(two / "members" / member / which)
+      assert found.manifest["metrics"]["nll"] == pytest.approx(
+        expected.manifest["metrics"]["nll"], rel=1e-3
+      )
+
+      def check(a, b):
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-3)
+
+      jax.tree.map(check, found.variables, expected.variables)
+  restarted = [line for line in runs.metrics(two) if "restarted/wild.1" in line]
+  assert restarted
+
+
+def test_two_processes_fork_as_one_does(config, whole, tmp_path):
+  """From a run of one process, for more steps and with another learning rate."""
+  changes = [
+    f"--fork={whole}",
+    "--config.steps=16",
+    "--config.optimizer.learning_rate=0.02",
+  ]
+  ended = processes.run(config, f"--workdir={tmp_path / 'two'}", *changes)
+  assert [process.code for process in ended] == [0, 0], ended
+  result = runs.run(config, f"--workdir={tmp_path / 'one'}", *changes, devices=2)
+  assert result.returncode == 0, result.stderr
+  runs.assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
 def test_stopped_killed_and_gone_on_with_another_number(config, whole, tmp_path):
   """A signal to one of two, a kill of one, then one process, then two again."""
 
@@ -88,6 +155,43 @@ def test_stopped_killed_and_gone_on_with_another_number(config, whole, tmp_path)
   ended = processes.run(config, f"--workdir={tmp_path}")
   assert [process.code for process in ended] == [0, 0], ended
   runs.assert_same_run(whole, tmp_path)
+
+
+def test_sigterm_while_all_compile_stops_all(config, tmp_path):
+  """When it is compiled: none may stop alone."""
+  compiling = {"JAX_COMPILATION_CACHE_DIR": "", "PYTHONUNBUFFERED": "1"}
+  with start(config, tmp_path, LONG, environments=[compiling] * 2) as group:
+    said = group.wait_for("Compiling the train step")
+    group.send(1, signal.SIGTERM)
+    ended = group.ends()
+  assert_all_end(ended, 75, "stopped at step")
+  # Before any process could be late.
+  assert any("is connected to 1 peer" in line for line in said), said
+  assert ended[0].last == ended[1].last
+
+
+@pytest.mark.parametrize("interrupted", [(1,), (0, 1)])
+def test_ctrl_c_in_any_of_them_saves_and_stops_all(config, tmp_path, interrupted):
+  with start(config, tmp_path, LONG) as group:
+    group.wait_until(lambda: runs.logged_step(tmp_path) >= 2)
+    for process in interrupted:
+      group.send(process, signal.SIGINT)
+    since = time.time()
+    ended = group.ends()
+    assert time.time() - since < 20
+  assert_all_end(ended, 75, "state saved")
+  assert ended[0].last == ended[1].last
+  assert "stopping: the state is saved" in ended[1].err
+
+
+def test_a_process_that_fails_in_the_second_epoch_ends_all(config, tmp_path):
+  fails = {processes.FAILING_EPOCH: "1"}
+  with start(config, tmp_path, LONG, environments=[{}, fails]) as group:
+    first, second = group.ends()
+  assert (first.code, second.code) == (1, 1), (first, second)
+  assert "process 1: failed: no order can be drawn" in first.last, first
+  assert "RuntimeError: no order can be drawn" in second.err, second
+  assert runs.logged_step(tmp_path) > 0
 
 
 def test_the_first_process_is_killed(config, tmp_path):
