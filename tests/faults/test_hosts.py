@@ -186,7 +186,9 @@ def test_ctrl_c_in_any_of_them_saves_and_stops_all(config, tmp_path, interrupted
 
 def test_a_process_that_fails_in_the_second_epoch_ends_all(config, tmp_path):
   fails = {processes.FAILING_EPOCH: "1"}
-  with start(config, tmp_path, LONG, environments=[{}, fails]) as group:
+  # Two steps an epoch.
+  large = "--config.batch_size=512"
+  with start(config, tmp_path, large, environments=[{}, fails]) as group:
     first, second = group.ends()
   assert (first.code, second.code) == (1, 1), (first, second)
   assert "process 1: failed: no order can be drawn" in first.last, first
