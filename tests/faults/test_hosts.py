@@ -191,7 +191,7 @@ def test_a_process_that_fails_in_the_second_epoch_ends_all(config, tmp_path):
   with start(config, tmp_path, large, environments=[{}, fails]) as group:
     first, second = group.ends()
   assert (first.code, second.code) == (1, 1), (first, second)
-  assert "process 1: failed: no order can be drawn" in first.last, first
+  assert "process 1: failed: RuntimeError: no order can be drawn" in first.last, first
   assert "RuntimeError: no order can be drawn" in second.err, second
   assert runs.logged_step(tmp_path) > 0
 
