@@ -7,8 +7,7 @@ A config that comes with the package may be named without its folder and ending,
 such as `--config.epochs=5`. The same command with the same workdir resumes.
 """
 
-from collections.abc import Callable, Sequence
-import itertools
+from collections.abc import Sequence
 import sys
 import time
 import traceback
@@ -36,15 +35,6 @@ _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _USAGE = (
   "python -m jaxdistill.main --config=FILE [--config.KEY=VALUE ...] [--workdir=DIR]"
 )
-
-
-def _stop_together() -> Callable[[], bool]:
-  """Returns what is true in all processes at the call where they save and stop.
-
-  No handler of Python's here: JAX's own hears SIGTERM in each of them.
-  """
-  calls = itertools.count(1)
-  return lambda: hosts.preempted(next(calls))
 
 
 def _help() -> str:
@@ -103,7 +93,7 @@ def _train(path: str, changes: Sequence[str]) -> None:
   now = hosts.from_first(time.strftime("%Y%m%d-%H%M%S"))
   default_workdir = f"runs/{find_config(path).run_name}/{now}"
   workdir = _WORKDIR.value or default_workdir
-  stop = _stop_together() if several else signals.stop_on_signals()
+  stop = signals.stop_together() if several else signals.stop_on_signals()
   trainer.train(config, workdir, fork=_FORK.value, stop=stop)
 
 

@@ -208,6 +208,26 @@ def map_over_members(mesh: Mesh, function: Callable) -> Callable:
   )
 
 
+def connect(mesh: Mesh) -> None:
+  """Connects the devices of several processes, which must all have come here.
+
+  CPUs are connected by the first collective of those that take part in it, for which
+  they wait half a minute; in later ones they wait half an hour. One process may come
+  late to any: it compiles longer, or its part of an evaluation takes longer.
+  """
+  if jax.process_count() == 1 or platform_of(mesh) != "cpu":
+    return
+
+  def meet(x: jax.Array) -> jax.Array:
+    everywhere = jax.lax.psum(x, (MEMBER, DATA))
+    return everywhere + jax.lax.psum(x, MEMBER) + jax.lax.psum(x, DATA)
+
+  each = PartitionSpec(MEMBER, DATA)
+  met = jax.jit(jax.shard_map(meet, mesh=mesh, in_specs=each, out_specs=each))
+  zeros = np.zeros(mesh.devices.shape, np.float32)
+  jax.block_until_ready(met(put(zeros, NamedSharding(mesh, each))))
+
+
 def gather_members(mesh: Mesh, x: jax.Array) -> jax.Array:
   """Copies what all members of a group have, [K, ...], to every part of the mesh."""
   others = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)

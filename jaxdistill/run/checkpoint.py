@@ -136,7 +136,7 @@ def _checkpointer() -> ocp.StandardCheckpointer:
   if not hosts.several():
     return ocp.StandardCheckpointer()
   # Where they are named, they wait for each other by the coordination service. The
-  # devices of a CPU would wait for no more than half a minute.
+  # devices of a CPU would wait for no more than half an hour.
   options = ocp.options.MultiprocessingOptions(
     active_processes=set(range(hosts.count()))
   )

@@ -52,9 +52,10 @@ STALL_SECONDS = "JAXDISTILL_STALL_SECONDS"
 
 # Compiling, reading the data or checking a checkpoint may take that long.
 _SLOW_SECONDS = 3600.0
-# A process that is not heard of for so long is lost; JAX's own limit is behind it.
+# A process that is not heard of for so long is lost. JAX aborts all when its own limit
+# is over, of which half may have gone before.
 _SILENT_SECONDS = 20.0
-_HEARTBEAT_SECONDS = 30
+_HEARTBEAT_SECONDS = 120
 _PULSE_SECONDS = 2.0
 # The processes that end by themselves, at the same step, have so long to do it.
 _GRACE_SECONDS = 2.0
@@ -74,14 +75,20 @@ class _Own:
     joined: whether `connect` has joined it to others.
     leaving: set when it ends by itself.
     stall_seconds: how long it may stand still between two dispatches.
+    patience: how long it may at present, in seconds.
     deadline: `time.monotonic()` by which it must have got on.
+    answered: `time.monotonic()` when the first process last answered.
+    stacks_shown: set when its stacks are on stderr.
   """
 
   def __init__(self):
     self.joined = False
     self.stall_seconds = 600.0
     self.leaving = threading.Event()
+    self.patience = float("inf")
     self.deadline = float("inf")
+    self.answered = float("inf")
+    self.stacks_shown = threading.Event()
 
 
 _own = _Own()
@@ -94,11 +101,14 @@ class _End(NamedTuple):
     process: its number.
     code: its exit code.
     text: what it said.
+    stalled: whether the run stood still. Any process may be to blame for it, so each
+      shows its stacks.
   """
 
   process: int
   code: int
   text: str
+  stalled: bool = False
 
 
 def _state() -> Any:
@@ -179,6 +189,9 @@ def connect() -> None:
   _own.joined = True
   getting_on(slowly=True)
   threading.Thread(target=_watch, daemon=True).start()
+  if not first():
+    _own.answered = time.monotonic()
+    threading.Thread(target=_watch_first, daemon=True).start()
 
 
 def named_in(environment: Mapping[str, str]) -> dict[str, Any] | None:
@@ -472,10 +485,10 @@ def getting_on(*, slowly: bool = False) -> None:
   """
   if not _own.joined:
     return
-  seconds = _SLOW_SECONDS if slowly else _own.stall_seconds
-  _own.deadline = time.monotonic() + seconds
+  _own.patience = _SLOW_SECONDS if slowly else _own.stall_seconds
+  _own.deadline = time.monotonic() + _own.patience
   # The last resort, if not even another thread can run.
-  faulthandler.dump_traceback_later(seconds + 60, exit=True)
+  faulthandler.dump_traceback_later(_own.patience + 60, exit=True)
 
 
 @contextlib.contextmanager
@@ -529,13 +542,13 @@ def is_of_others(error: Exception) -> bool:
   return isinstance(error, jax.errors.JaxRuntimeError) and not is_local
 
 
-def _announce(code: int, text: str) -> None:
+def _announce(code: int, text: str, *, stalled: bool = False) -> None:
   """Tells all other processes that this one ends; the first to say so is heard."""
   if not _own.joined:
     return
   import jax
 
-  value = json.dumps([index(), code, text])
+  value = json.dumps(_End(index(), code, text, stalled))
   with contextlib.suppress(jax.errors.JaxRuntimeError):
     _state().client.key_value_set(_END, value)
 
@@ -559,20 +572,52 @@ def _watch() -> None:
   while not _own.leaving.is_set():
     end = _read_end(_PULSE_SECONDS)
     if end:
+      if end.stalled:
+        _show_stacks()
       # The main thread may be about to end by itself, with the same code.
       if not _own.leaving.wait(_GRACE_SECONDS):
         _leave_with(end)
       return
     if time.monotonic() > _own.deadline:
-      faulthandler.dump_traceback(all_threads=True)
-      _announce(PeerLostError.exit_code, "stood still, see its stacks: run it again")
-    silent = pulses.exchange()
-    if silent is not None:
       _announce(
         PeerLostError.exit_code,
-        f"process {silent} has not been heard of for {_SILENT_SECONDS:g} s: run the "
-        "same command again in all",
+        f"the run stood still for {_own.patience:g} s: see the stacks of every "
+        "process, and run the same command again in all",
+        stalled=True,
       )
+    silent = pulses.exchange()
+    if silent is not None:
+      _announce(PeerLostError.exit_code, _unheard(silent))
+
+
+def _watch_first() -> None:
+  """Ends this process when the first one does not answer.
+
+  Calls to it may then never return: this thread makes none.
+  """
+  while not _own.leaving.wait(_PULSE_SECONDS):
+    if time.monotonic() - _own.answered < _SILENT_SECONDS:
+      continue
+    lost = PeerLostError(_unheard(0))
+    _say(lost.exit_code, str(lost))
+    sys.stderr.flush()
+    os._exit(lost.exit_code)
+
+
+def _unheard(process: int) -> str:
+  """Returns what is said of a process that gives no sign of life."""
+  return (
+    f"process {process} has not been heard of for {_SILENT_SECONDS:g} s: run the same "
+    "command again in all"
+  )
+
+
+def _show_stacks() -> None:
+  """Prints the stacks of this process's threads, once."""
+  if _own.stacks_shown.is_set():
+    return
+  _own.stacks_shown.set()
+  faulthandler.dump_traceback(all_threads=True)
 
 
 class _Pulses:
@@ -592,6 +637,7 @@ class _Pulses:
     now = time.monotonic()
     with contextlib.suppress(jax.errors.JaxRuntimeError, AttributeError):
       client.key_value_set(f"{_PULSE}{index()}", str(self._number), True)
+      _own.answered = time.monotonic()
       if not first():
         return None
       for key, number in client.key_value_dir_get(_PULSE):
@@ -605,8 +651,11 @@ class _Pulses:
 
 def _leave_with(end: _End) -> None:
   """Ends this process because another one has ended, in the same way."""
-  own = end.process == index()
-  text = end.text if own else f"process {end.process}: {end.text}"
+  text = end.text
+  if end.stalled:
+    _show_stacks()
+  elif end.process != index():
+    text = f"process {end.process}: {end.text}"
   _say(end.code, text)
   leave(end.code)
 
@@ -642,6 +691,10 @@ def leave(code: int) -> None:
       code = PeerLostError.exit_code
   _own.leaving.set()
   if code:
+    # The first process may answer no more.
+    limit = threading.Timer(_GRACE_SECONDS + _FAREWELL_SECONDS, os._exit, [code])
+    limit.daemon = True
+    limit.start()
     _announce(code, "ended")
     with contextlib.suppress(jax.errors.JaxRuntimeError):
       _wait_for_others()

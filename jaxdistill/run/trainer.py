@@ -89,6 +89,8 @@ def train(
   require_same_config(config)
   experiment = build(config)
   require_same_data(experiment)
+  hosts.barrier("devices can be connected")
+  sharding.connect(experiment.mesh)
   path = Path(workdir)
   checkpoints = Checkpoints(path / "checkpoints", config.keep_checkpoints)
   source = fork_of(path, Path(fork) if fork else None)

@@ -101,5 +101,6 @@ def _end_one(config: Path, workdir: Path, rng: np.random.Generator) -> None:
   if chosen == signal.SIGKILL:
     # It may have been at its end.
     allowed = {0, 82, -signal.SIGKILL, -signal.SIGABRT}
-    assert seconds < 30, seconds
+    # Up to 28 where they save, and a busy machine takes longer.
+    assert seconds < 45, seconds
   assert codes <= allowed, ended

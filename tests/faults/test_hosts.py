@@ -4,8 +4,11 @@ import shutil
 import signal
 import time
 
+import jax
+import numpy as np
 import pytest
 
+import jaxdistill
 from jaxdistill import errors
 from jaxdistill.run import hosts
 from tests.helpers import processes, runs
@@ -15,6 +18,8 @@ pytestmark = pytest.mark.slow
 LOST = errors.PeerLostError.exit_code
 # How JAX ends a process whose coordinator, the first process, is gone.
 ABORTED = -signal.SIGABRT
+# So long that no signal comes after its end, however busy the machine is.
+LONG = "--config.steps=1000"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,70 @@ def test_two_processes_are_one_with_two_devices(config, whole, tmp_path):
   assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
+def test_four_devices_may_be_in_any_number_of_processes(config, tmp_path):
+  """Bit for bit in several; one process adds up four numbers in another order."""
+  paths = {}
+  for number, devices in ((1, 4), (2, 2), (4, 1)):
+    path = tmp_path / str(number)
+    ended = processes.run(config, f"--workdir={path}", number=number, devices=devices)
+    assert [process.code for process in ended] == [0] * number, ended
+    paths[number] = path
+  runs.assert_same_run(paths[2], paths[4])
+  expected, _ = runs.last_checkpoint(paths[1])
+  found, _ = runs.last_checkpoint(paths[2])
+  for name, array in expected.items():
+    np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_members_may_be_in_processes_of_their_own(tmp_path):
+  """They train, are killed, go on and are exported; as on one device but for rounding.
+
+  A member of either process diverges and is restarted.
+  """
+  wild = [line.replace("width=4", "members=2, width=4") for line in runs.WILD]
+  config = runs.write_config(tmp_path, *wild)
+  one = tmp_path / "one"
+  result = runs.run(config, f"--workdir={one}")
+  assert result.returncode == 0, result.stderr
+
+  two = tmp_path / "two"
+  spread = "--config.mesh.member=2"
+  with start(config, two, spread) as group:
+    group.wait_until(lambda: runs.logged_step(two) >= 6)
+  ended = processes.run(config, f"--workdir={two}", spread)
+  assert [process.code for process in ended] == [0, 0], ended
+  assert "resuming from the checkpoint" in ended[0].out
+
+  for member in ("convnet.0", "convnet.1"):
+    for which in ("best", "last"):
+      expected = jaxdistill.load(one / "members" / member / which)
+      found = jaxdistill.load(two / "members" / member / which)
+      assert found.manifest["metrics"]["nll"] == pytest.approx(
+        expected.manifest["metrics"]["nll"], rel=1e-3
+      )
+
+      def check(a, b):
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-3)
+
+      jax.tree.map(check, found.variables, expected.variables)
+  restarted = [line for line in runs.metrics(two) if "restarted/wild.1" in line]
+  assert restarted
+
+
+def test_two_processes_fork_as_one_does(config, whole, tmp_path):
+  """From a run of one process, for more steps and with another learning rate."""
+  changes = [
+    f"--fork={whole}",
+    "--config.steps=16",
+    "--config.optimizer.learning_rate=0.02",
+  ]
+  ended = processes.run(config, f"--workdir={tmp_path / 'two'}", *changes)
+  assert [process.code for process in ended] == [0, 0], ended
+  result = runs.run(config, f"--workdir={tmp_path / 'one'}", *changes, devices=2)
+  assert result.returncode == 0, result.stderr
+  runs.assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
 def test_stopped_killed_and_gone_on_with_another_number(config, whole, tmp_path):
   """A signal to one of two, a kill of one, then one process, then two again."""
 
@@ -88,8 +157,47 @@ def test_stopped_killed_and_gone_on_with_another_number(config, whole, tmp_path)
   runs.assert_same_run(whole, tmp_path)
 
 
+def test_sigterm_while_all_compile_stops_all(config, tmp_path):
+  """When it is compiled: none may stop alone."""
+  compiling = {"JAX_COMPILATION_CACHE_DIR": "", "PYTHONUNBUFFERED": "1"}
+  with start(config, tmp_path, LONG, environments=[compiling] * 2) as group:
+    said = group.wait_for("Compiling the train step")
+    group.send(1, signal.SIGTERM)
+    ended = group.ends()
+  assert_all_end(ended, 75, "stopped at step")
+  # Before any process could be late.
+  assert any("is connected to 1 peer" in line for line in said), said
+  assert ended[0].last == ended[1].last
+
+
+@pytest.mark.parametrize("interrupted", [(1,), (0, 1)])
+def test_ctrl_c_in_any_of_them_saves_and_stops_all(config, tmp_path, interrupted):
+  with start(config, tmp_path, LONG) as group:
+    group.wait_until(lambda: runs.logged_step(tmp_path) >= 2)
+    for process in interrupted:
+      group.send(process, signal.SIGINT)
+    since = time.time()
+    ended = group.ends()
+    assert time.time() - since < 20
+  assert_all_end(ended, 75, "state saved")
+  assert ended[0].last == ended[1].last
+  assert "stopping: the state is saved" in ended[1].err
+
+
+def test_a_process_that_fails_in_the_second_epoch_ends_all(config, tmp_path):
+  fails = {processes.FAILING_EPOCH: "1"}
+  # Two steps an epoch.
+  large = "--config.batch_size=512"
+  with start(config, tmp_path, large, environments=[{}, fails]) as group:
+    first, second = group.ends()
+  assert (first.code, second.code) == (1, 1), (first, second)
+  assert "process 1: failed: RuntimeError: no order can be drawn" in first.last, first
+  assert "RuntimeError: no order can be drawn" in second.err, second
+  assert runs.logged_step(tmp_path) > 0
+
+
 def test_the_first_process_is_killed(config, tmp_path):
-  with start(config, tmp_path) as group:
+  with start(config, tmp_path, LONG) as group:
     group.wait_until(lambda: runs.logged_step(tmp_path) >= 2)
     group.send(0, signal.SIGKILL)
     since = time.time()
@@ -98,25 +206,29 @@ def test_the_first_process_is_killed(config, tmp_path):
   assert survivor.code in (LOST, ABORTED), survivor
 
 
-def test_a_process_that_is_stopped_is_lost(config, tmp_path):
-  with start(config, tmp_path) as group:
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_process_that_is_stopped_is_lost(config, tmp_path, stopped):
+  with start(config, tmp_path, LONG) as group:
     group.wait_until(lambda: runs.logged_step(tmp_path) >= 2)
-    group.send(1, signal.SIGSTOP)
+    group.send(stopped, signal.SIGSTOP)
     since = time.time()
-    survivor = group.ends(0)
+    survivor = group.ends(1 - stopped)
     assert time.time() - since < 45
-  assert_all_end(survivor, LOST, "process 1 has not been heard of")
+  assert_all_end(survivor, LOST, f"process {stopped} has not been heard of")
 
 
 def test_a_process_that_stands_still_ends_all_with_its_stack(config, tmp_path):
   patience = {hosts.STALL_SECONDS: "5"}
-  with start(config, tmp_path, environments=[patience] * 2) as group:
+  with start(config, tmp_path, LONG, environments=[patience] * 2) as group:
     group.wait_until(lambda: runs.logged_step(tmp_path) >= 2)
     group.send(1, signal.SIGUSR1)
     since = time.time()
     ended = group.ends()
     assert time.time() - since < 30
-  assert_all_end(ended, LOST, "stood still")
+  # Either may notice first, and nobody is blamed.
+  assert_all_end(ended, LOST, "error: the run stood still for 5 s")
+  for process in ended:
+    assert "Current thread" in process.err, process.err
   assert "processes.py" in ended[1].err, ended[1].err
 
 

@@ -12,25 +12,43 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdistill.data import Dataset, digits
-from jaxdistill.run import hosts
+from jaxdistill.run import hosts, trainer
 from tests.helpers import runs
 
 ODD_DATA = "TEST_ODD_DATA"
 """Environment variable: `data` has another label there."""
 
+FAILING_EPOCH = "TEST_FAILING_EPOCH"
+"""Environment variable: the epoch, from 0, at whose beginning a process fails there."""
+
 
 def data() -> Dataset:
   """The digits, in a process that SIGUSR1 makes stand still.
 
-  Other processes have another label in it if `ODD_DATA` is set.
+  Other processes have another label in it if `ODD_DATA` is set, and fail where
+  `FAILING_EPOCH` says.
   """
   signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1000))
+  if FAILING_EPOCH in os.environ:
+    _fail_at(int(os.environ[FAILING_EPOCH]))
   found = digits.digits()
   if ODD_DATA in os.environ:
     label = np.array(found.train.label)
     label[5] = (label[5] + 1) % 10
     found = found._replace(train=found.train._replace(label=label))
   return found
+
+
+def _fail_at(failing: int) -> None:
+  """Makes this process fail where an epoch begins."""
+  draw = trainer._Runner._epoch_order
+
+  def draw_or_fail(self, state, epoch):
+    if epoch == failing:
+      raise RuntimeError("no order can be drawn")
+    return draw(self, state, epoch)
+
+  trainer._Runner._epoch_order = draw_or_fail
 
 
 class Ended(NamedTuple):
@@ -120,6 +138,21 @@ class Group:
       assert time.time() < deadline
       time.sleep(0.005)
 
+  def wait_for(self, text: str) -> list[str]:
+    """Waits until the first process has printed a line with a text.
+
+    Its output has to be unbuffered.
+
+    Returns:
+      What it has printed until then, which is no part of what `ends` returns.
+    """
+    lines = []
+    for line in self.processes[0].stdout:
+      lines.append(line)
+      if text in line:
+        return lines
+    raise AssertionError(self.processes[0].communicate())
+
   def ends(self, *indices: int, timeout: float = 250) -> list[Ended]:
     """Waits until those of some numbers, or all, have ended."""
     deadline = time.time() + timeout
@@ -132,8 +165,16 @@ class Group:
     return ended
 
 
-def run(config, *args: str, number: int = 2) -> list[Ended]:
-  """Trains from a config file in several processes; returns them when they ended."""
+def run(config, *args: str, number: int = 2, devices: int = 1) -> list[Ended]:
+  """Trains from a config file in several processes; returns them when they ended.
+
+  Args:
+    config: path of the config file.
+    *args: of the command line.
+    number: of processes.
+    devices: number of devices of each.
+  """
   command = runs.command(config, *args)
-  with Group([command] * number) as group:
+  flags = {"XLA_FLAGS": runs.environment(devices)["XLA_FLAGS"]}
+  with Group([command] * number, [flags] * number) as group:
     return group.ends()

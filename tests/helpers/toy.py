@@ -36,9 +36,10 @@ STD = (0.25,) * 3
 
 
 class Net(nn.Module):
-  """Two strided convolutions."""
+  """Two strided convolutions, and a hidden dense layer unless its width is 0."""
 
   width: int = 4
+  hidden: int = 0
   num_classes: int = CLASSES
 
   @nn.compact
@@ -48,8 +49,11 @@ class Net(nn.Module):
       x = convolution(self.width * stage, 3, 2)(x)
       x = nn.relu(batch_norm(train)(x))
       features[f"stage{stage}"] = x
-    features["pooled"] = x.mean((1, 2))
-    return ModelOutput(nn.Dense(self.num_classes)(features["pooled"]), features)
+    x = x.mean((1, 2))
+    features["pooled"] = x
+    if self.hidden:
+      x = nn.relu(nn.Dense(self.hidden)(x))
+    return ModelOutput(nn.Dense(self.num_classes)(x), features)
 
 
 def optimizer(**keys):
@@ -62,13 +66,14 @@ def cohort(kind="mixed", mapping="vmap", tx=None):
   """Specs of a cohort: members of one architecture, or of two."""
   tx = tx or optimizer()
 
-  def group(name, width, size):
-    return GroupSpec(name, Net(width), size, tx, mapping)
+  def group(name, width, size, hidden=0):
+    return GroupSpec(name, Net(width, hidden), size, tx, mapping)
 
   kinds = {
     "same": (group("net", 4, 3),),
     "pair": (group("net", 4, 2),),
-    "pairs": (group("net", 4, 2), group("wide", 6, 2)),
+    # Two architectures whose maps have one shape, as students of FFSD must.
+    "pairs": (group("net", 4, 2), group("other", 4, 2, hidden=6)),
     "four": (group("net", 4, 4),),
     "one": (group("net", 4, 1),),
     "mixed": (group("net", 4, 2), group("wide", 6, 1)),
