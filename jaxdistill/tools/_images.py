@@ -1,12 +1,12 @@
 """Checks one image of any kind, and brings it to the form in which it is stored.
 
-What comes out is 8-bit RGB or grey, upright, as JPEG or PNG:
+What comes out is 8-bit RGB or grey, as JPEG or PNG:
 
 - grey, palette and CMYK images become RGB; a JPEG or PNG that needs no other change
   may stay grey.
 - of 16 bits the upper eight are kept; floating-point pixels are refused.
-- transparency is dropped, as TensorFlow's decoders drop it.
-- the orientation that a camera has noted is applied.
+- transparency is dropped, and the orientation that a camera has noted is ignored, as
+  where images are read from a folder: pixels are taken as they are stored.
 - animations are refused; of a camera's JPEG with several pictures the first is taken.
 - nothing is decoded that claims more than `MAX_PIXELS`; what is cut off is refused.
 """
@@ -16,14 +16,14 @@ from typing import NamedTuple
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jaxdistill.errors import reason
 
 MAX_PIXELS = 2**26
 """Height times width beyond which an image is refused: 8192 x 8192."""
 
-MAX_BYTES = 2**28
+MAX_BYTES = 2**27
 """Size beyond which a file is not read."""
 
 FILTERS = {
@@ -38,9 +38,6 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 # What Pillow calls a JPEG; MPO is one with several pictures.
 _CAMERA_FORMATS = ("JPEG", "MPO")
 _LOSSY_FORMATS = (*_CAMERA_FORMATS, "WEBP")
-
-_ORIENTATION = 0x0112
-_UPRIGHT = 1
 
 # Where PNG's header has the bits of a channel.
 _PNG_DEPTH = 24
@@ -122,20 +119,14 @@ def _stored(content: bytes, settings: Settings) -> Stored:
       raise Fault(f"it is {image.height}x{image.width}, more than {MAX_PIXELS} pixels")
     if getattr(image, "is_animated", False) and kind not in _CAMERA_FORMATS:
       raise Fault("it is animated, or holds several pictures")
-    is_upright = image.getexif().get(_ORIENTATION, _UPRIGHT) == _UPRIGHT
     target = _target(image.size, settings)
-    is_kept = (
-      is_upright and target == image.size and _may_stay(image, content, settings)
-    )
+    is_kept = target == image.size and _may_stay(image, content, settings)
     if kind in _CAMERA_FORMATS and min(target) < min(image.size):
       # Decoded at half, a quarter or an eighth where at least twice the target remains.
       image.draft(None, (2 * target[0], 2 * target[1]))
     # Here, where what is cut off is found.
     image.load()
     pixels = _as_rgb(image)
-    if not is_upright:
-      pixels = _turned(pixels, image)
-      target = _target(pixels.size, settings)
   if is_kept:
     return _measured(pixels, content)
 
@@ -186,12 +177,6 @@ def _as_rgb(image: Image.Image) -> Image.Image:
   if image.mode == "F":
     raise Fault("its pixels are floating-point numbers")
   return image.convert("RGB")
-
-
-def _turned(pixels: Image.Image, image: Image.Image) -> Image.Image:
-  """Returns pixels upright, as the file that they are from says."""
-  pixels.getexif()[_ORIENTATION] = image.getexif()[_ORIENTATION]
-  return ImageOps.exif_transpose(pixels)
 
 
 def _encoded(pixels: Image.Image, kind: str, settings: Settings) -> bytes:

@@ -7,7 +7,8 @@ An archive is never unpacked into files: its members are listed and checked firs
 read one by one from where they lie in it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import bz2
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import gzip
 import hashlib
@@ -54,8 +55,19 @@ _MAX_RATIO = 1100
 _MAX_UNPACKED_RATIO = 100
 _UNPACKED_SLACK = 2**26
 _CHUNK = 2**22
+# Of the disk that decompressing leaves free.
+_RESERVE = 2**28
+# Folders in folders; more of them are a mistake.
+_MAX_DEPTH = 30
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 1
+
+# What a compressed file begins with, and what opens it.
+_DECOMPRESSORS: dict[bytes, Any] = {
+  b"\x1f\x8b": gzip.open,
+  b"BZh": bz2.open,
+  b"\xfd7zXZ\0": lzma.open,
+}
 
 # What Finder adds to its archives.
 _MAC_FOLDER = "__MACOSX"
@@ -112,11 +124,14 @@ class Source(NamedTuple):
     path: folder or archive, as the user calls it.
     kind: "folder", "tar" or "zip".
     content: folder or archive that is read: of a compressed tar archive, its content.
+    follow_links: whether a link in a folder counts as what it leads to; else it is
+      refused, as it may lead out of the folder.
   """
 
   path: Path
   kind: str
   content: Path
+  follow_links: bool = False
 
 
 class Listing(NamedTuple):
@@ -138,20 +153,20 @@ class Listing(NamedTuple):
 # Opening.
 
 
-def open_source(path: Path, workplace: Path, reserve: int = 2**28) -> Source:
+def open_source(path: Path, workplace: Path, follow_links: bool = False) -> Source:
   """Finds out what a source is; a compressed tar archive is decompressed to the disk.
 
   Args:
     path: folder or archive.
     workplace: where to put the content of a compressed tar archive, one file.
-    reserve: bytes of the disk that decompressing leaves free.
+    follow_links: see `Source`.
 
   Raises:
     DataError: if there is no folder and no archive.
     StorageError: if the disk has no room for the content.
   """
   if os.path.isdir(path):
-    return Source(path, kind="folder", content=path)
+    return Source(path, kind="folder", content=path, follow_links=follow_links)
   try:
     with open_file(path) as file:
       start = file.read(8)
@@ -169,52 +184,57 @@ def open_source(path: Path, workplace: Path, reserve: int = 2**28) -> Source:
   # Named by what tells it from the content of another archive.
   content = workplace / f"{'-'.join(map(str, archive_state(path)))}.tar"
   if not content.exists():
-    _decompress(path, unpack, content, size, reserve)
+    _decompress(path, unpack, content, size)
   return Source(path, kind="tar", content=content)
 
 
-def _decompressor(start: bytes):
+def _decompressor(start: bytes) -> Callable[[Path], IO[bytes]] | None:
   """Returns what opens a compressed file that begins with these bytes, or None."""
-  import bz2
-
-  if start.startswith(b"\x1f\x8b"):
-    return gzip.open
-  if start.startswith(b"BZh"):
-    return bz2.open
-  if start.startswith(b"\xfd7zXZ\0"):
-    return lzma.open
+  for magic, unpack in _DECOMPRESSORS.items():
+    if start.startswith(magic):
+      return unpack
   return None
 
 
-def _decompress(path: Path, unpack, content: Path, size: int, reserve: int) -> None:
-  """Writes the content of a compressed file, as long as its size can be believed."""
+def _decompress(
+  path: Path, unpack: Callable[[Path], IO[bytes]], content: Path, size: int
+) -> None:
+  """Writes the content of a compressed file, as long as its size can be believed.
+
+  Args:
+    path: of the compressed file.
+    unpack: opens it.
+    content: file to write.
+    size: of the compressed file in bytes.
+  """
   limit = _MAX_UNPACKED_RATIO * size + _UNPACKED_SLACK
   temporary = content.with_suffix(".tmp")
   written = 0
-  with open(temporary, "wb") as target:
-    while True:
-      chunk = b""
-      with _damage_named(path):
-        if not written:
-          packed = unpack(path)
-        chunk = packed.read(_CHUNK)
-      if not chunk:
-        break
-      written += len(chunk)
-      if written > limit:
-        temporary.unlink()
-        raise DataError(
-          f"{path} unpacks to more than {_MAX_UNPACKED_RATIO} times its size, which no "
-          "images do: unpack it yourself and give the folder"
-        )
-      if shutil.disk_usage(content.parent).free < reserve + len(chunk):
-        temporary.unlink()
-        raise StorageError(
-          f"{content.parent} has no room for the content of {path}: make room, or "
-          "choose another --out"
-        )
-      target.write(chunk)
-  os.replace(temporary, content)
+  try:
+    with open(temporary, "wb") as target:
+      for chunk in _chunks(path, unpack):
+        written += len(chunk)
+        if written > limit:
+          raise DataError(
+            f"{path} unpacks to more than {_MAX_UNPACKED_RATIO} times its size, which "
+            "no images do: unpack it yourself and give the folder"
+          )
+        if shutil.disk_usage(content.parent).free < _RESERVE + len(chunk):
+          raise StorageError(
+            f"{content.parent} has no room for the content of {path}: make room, or "
+            "choose another --out"
+          )
+        target.write(chunk)
+    os.replace(temporary, content)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _chunks(path: Path, unpack: Callable[[Path], IO[bytes]]) -> Iterator[bytes]:
+  """Yields the content of a compressed file, to its end, where the checksum is."""
+  with _damage_named(path), unpack(path) as packed:
+    while chunk := packed.read(_CHUNK):
+      yield chunk
 
 
 @contextlib.contextmanager
@@ -283,7 +303,7 @@ def is_image(name: str) -> bool:
 def _located(source: Source, holdout: float) -> Iterator[tuple[str, str, File | None]]:
   """Yields split, class and file; None in place of the file for a class's folder."""
   if source.kind == "folder":
-    yield from _in_folder(source.path, holdout)
+    yield from _in_folder(source, holdout)
     return
   with _damage_named(source.path):
     if source.kind == "zip":
@@ -381,34 +401,33 @@ def archive_state(path: Path) -> list[int]:
 # Folders.
 
 
-def _in_folder(root: Path, holdout: float) -> Iterator[tuple[str, str, File | None]]:
-  """Yields what is in a folder; folders of classes may be links, as files may be."""
-  try:
-    top = {entry.name for entry in os.scandir(root) if _is_folder(entry)}
-    for split, below in _layout(root, top, holdout):
-      for folder in sorted(os.scandir(root / below), key=lambda entry: entry.name):
-        if folder.name.startswith(".") or not _is_folder(folder):
-          continue
-        yield split, folder.name, None
-        yield from _in_class(root, split, below, folder.name)
-  except OSError as error:
-    raise DataError(
-      f"{error.filename or root} cannot be read ({reason(error)}): correct --source"
-    ) from error
-
-
-def _in_class(
-  root: Path, split: str, below: str, name: str
+def _in_folder(
+  source: Source, holdout: float
 ) -> Iterator[tuple[str, str, File | None]]:
-  """Yields the files of a class."""
-  place = posixpath.join(below, name)
-  for entry in os.scandir(root / place):
-    path = posixpath.join(place, entry.name)
-    if entry.name.startswith("."):
+  """Yields what is in a folder."""
+  root = source.path
+  top = {entry.name for entry in _scan(source, "") if entry.is_dir()}
+  for split, below in _layout(root, top, holdout):
+    for folder in _scan(source, below):
+      if folder.is_dir():
+        yield split, folder.name, None
+        for file in _below(source, posixpath.join(below, folder.name), depth=0):
+          yield split, folder.name, file
+
+
+def _below(source: Source, place: str, depth: int) -> Iterator[File]:
+  """Yields the files in a folder, and in the folders in it."""
+  if depth > _MAX_DEPTH:
+    raise DataError(
+      f"{source.path}: {place} lies {depth} folders deep: is a link in it that leads "
+      "in a circle?"
+    )
+  for entry in _scan(source, place):
+    name = posixpath.join(place, entry.name)
+    if entry.is_dir():
+      yield from _below(source, name, depth + 1)
       continue
-    if _is_folder(entry):
-      raise _nested(root, path)
-    # A link that leads nowhere has no size; reading it will tell.
+    # A link that leads nowhere has no size, nor has a pipe; reading them will tell.
     size = 0
     stamp = 0
     with contextlib.suppress(OSError):
@@ -416,21 +435,30 @@ def _in_class(
       if stat.S_ISREG(status.st_mode):
         size = status.st_size
         stamp = status.st_mtime_ns
-    yield split, name, File(name=path, size=size, stamp=stamp)
+    yield File(name=name, size=size, stamp=stamp)
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _scan(source: Source, place: str) -> list[os.DirEntry]:
+  """Returns what is in a folder, sorted by name, but what is hidden.
+
+  Raises:
+    DataError: if it cannot be read, or for a link that is not to be followed.
+  """
+  folder = source.path / place
   try:
-    return entry.is_dir()
-  except OSError:
-    return False
-
-
-def _nested(path: Path, name: str) -> DataError:
-  return DataError(
-    f"{path}: {name} is a folder inside the folder of a class: put the images directly "
-    "into their class's folder"
-  )
+    with os.scandir(folder) as entries:
+      visible = [entry for entry in entries if not entry.name.startswith(".")]
+  except OSError as error:
+    raise DataError(
+      f"{folder} cannot be read ({reason(error)}): correct --source"
+    ) from error
+  for entry in visible:
+    if entry.is_symlink() and not source.follow_links:
+      raise DataError(
+        f"{entry.path} is a link, which may lead anywhere: remove it, or add "
+        "--follow-links"
+      )
+  return sorted(visible, key=lambda entry: entry.name)
 
 
 def _layout(path: Path, top: Iterable[str], holdout: float) -> list[tuple[str, str]]:
@@ -494,12 +522,9 @@ def _in_archive(
         if inside[:1] != [below]:
           continue
         inside = inside[1:]
-      depth = len(inside)
-      if depth > 2 or (is_folder and depth == 2):
-        raise _nested(path, file.name)
-      if is_folder and depth == 1:
+      if is_folder and inside:
         yield split, inside[0], None
-      elif depth == 2:
+      elif len(inside) > 1:
         yield split, inside[0], file
 
 

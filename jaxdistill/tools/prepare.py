@@ -87,6 +87,7 @@ class Order(NamedTuple):
     holdout: fraction of every class that becomes the test split.
     on_error: "raise" or "skip".
     max_skipped: fraction of the images that may be skipped.
+    follow_links: whether links in a folder count as what they lead to.
     workers: number of processes.
   """
 
@@ -96,6 +97,7 @@ class Order(NamedTuple):
   holdout: float = 0.0
   on_error: str = "raise"
   max_skipped: float = 0.1
+  follow_links: bool = False
   workers: int = 1
 
   @property
@@ -118,7 +120,9 @@ def prepare(order: Order) -> shards.Index:
   with _locked(order.out), _signals_as_interrupt():
     _require_own(order.out)
     order.workplace.mkdir(exist_ok=True)
-    source = _sources.open_source(order.source, order.workplace)
+    source = _sources.open_source(
+      order.source, order.workplace, follow_links=order.follow_links
+    )
     listing = _sources.list_images(source, order.holdout)
     _describe(order, listing)
     plan = _plan(order, listing)
@@ -636,6 +640,7 @@ def main(argv: Sequence[str]) -> int:
     holdout=flags.holdout,
     on_error=flags.on_error,
     max_skipped=flags.max_skipped,
+    follow_links=flags.follow_links,
     workers=flags.workers,
   )
   run = functools.partial(prepare, order)
@@ -694,6 +699,11 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     type=float,
     default=0.1,
     help="fraction of the images that --on-error=skip may skip; default: %(default)s",
+  )
+  parser.add_argument(
+    "--follow-links",
+    action="store_true",
+    help="take links in the folder for what they lead to; they are refused otherwise",
   )
   parser.add_argument(
     "--workers",
