@@ -406,10 +406,10 @@ def _in_folder(
 ) -> Iterator[tuple[str, str, File | None]]:
   """Yields what is in a folder."""
   root = source.path
-  top = {entry.name for entry in _scan(source, "") if entry.is_dir()}
+  top = {entry.name for entry in _scan(source, "") if _is_folder(entry)}
   for split, below in _layout(root, top, holdout):
     for folder in _scan(source, below):
-      if folder.is_dir():
+      if _is_folder(folder):
         yield split, folder.name, None
         for file in _below(source, posixpath.join(below, folder.name), depth=0):
           yield split, folder.name, file
@@ -424,7 +424,7 @@ def _below(source: Source, place: str, depth: int) -> Iterator[File]:
     )
   for entry in _scan(source, place):
     name = posixpath.join(place, entry.name)
-    if entry.is_dir():
+    if _is_folder(entry):
       yield from _below(source, name, depth + 1)
       continue
     # A link that leads nowhere has no size, nor has a pipe; reading them will tell.
@@ -436,6 +436,14 @@ def _below(source: Source, place: str, depth: int) -> Iterator[File]:
         size = status.st_size
         stamp = status.st_mtime_ns
     yield File(name=name, size=size, stamp=stamp)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+  try:
+    return entry.is_dir()
+  except OSError:
+    # A link that leads to itself.
+    return False
 
 
 def _scan(source: Source, place: str) -> list[os.DirEntry]:

@@ -199,7 +199,7 @@ def _locked(out: Path) -> Iterator[None]:
     raise
   except OSError as error:
     raise StorageError(
-      f"{out}: {error.filename or 'a file'} cannot be written: {reason(error)} "
+      f"{out}: {error.filename or 'a file'} cannot be read or written: {reason(error)} "
       f"({in_units(free_bytes(out))} free): run the same command again to go on"
     ) from error
   finally:
