@@ -190,7 +190,7 @@ def checked(
       f"{source}: training images are {list(train_shape)}, test images "
       f"{list(test_shape)}: bring them to one shape"
     )
-  _check_class_names(source, class_names, num_classes)
+  check_class_names(source, class_names, num_classes)
   if mean is None or std is None:
     mean, std = channel_statistics(train_split.image)
   return Dataset(
@@ -204,7 +204,7 @@ def checked(
   )
 
 
-def _check_class_names(
+def check_class_names(
   source: str, class_names: Sequence[str], num_classes: int
 ) -> None:
   """Raises DataError unless there is a name for each class, or none at all.
@@ -305,25 +305,30 @@ def _require_integers(name: str, labels: np.ndarray) -> None:
   )
 
 
-def channel_statistics(images: np.ndarray) -> tuple[Channels, Channels]:
+def channel_statistics(
+  images: np.ndarray | Iterable[np.ndarray],
+) -> tuple[Channels, Channels]:
   """Measures per-channel mean and standard deviation.
 
   Args:
-    images: uint8[N, H, W, 3].
+    images: uint8[N, H, W, 3], or several such arrays.
 
   Returns:
     mean and standard deviation of each channel, in [0, 1]; a constant channel gets
     1e-3, to divide by.
   """
+  arrays = [images] if isinstance(images, np.ndarray) else images
   # Whole numbers: the sums are exact, whatever the number of images.
   total = np.zeros(3, np.int64)
   squares = np.zeros(3, np.int64)
-  for start in range(0, len(images), _BLOCK):
-    pixels = images[start : start + _BLOCK].reshape(-1, 3).astype(np.int64)
-    total += pixels.sum(axis=0)
-    squares += (pixels * pixels).sum(axis=0)
+  count = 0
+  for array in arrays:
+    for start in range(0, len(array), _BLOCK):
+      pixels = array[start : start + _BLOCK].reshape(-1, 3).astype(np.int64)
+      total += pixels.sum(axis=0)
+      squares += (pixels * pixels).sum(axis=0)
+      count += len(pixels)
 
-  count = images.size // 3
   mean = total / count
   variance = np.maximum(squares / count - mean * mean, 0)
   std = np.maximum(np.sqrt(variance) / 255, _MIN_STD)

@@ -28,8 +28,8 @@ _MAX_RECORD_BYTES = 2**16
 
 # A frame of a TFRecord file is the length of the data, its checksum, the data, its
 # checksum.
-_LENGTH_BYTES = 8
-_CHECKSUM_BYTES = 4
+LENGTH_BYTES = 8
+CHECKSUM_BYTES = 4
 
 _FEATURES = "tensorflow_datasets.core.features"
 _TABLE = f"{_FEATURES}.features_dict.FeaturesDict"
@@ -45,14 +45,23 @@ _CLASSES = frozenset(
     _TEXT,
     f"{_FEATURES}.tensor_feature.Tensor",
     f"{_FEATURES}.scalar.Scalar",
+    f"{_FEATURES}.bounding_boxes.BBoxFeature",
+    f"{_FEATURES}.labeled_image.LabeledImage",
+    f"{_FEATURES}.sequence_feature.Sequence",
   )
 )
 _NEEDED = {"image": _IMAGE, "label": _LABEL}
 
+PREPARED_NAMES = "label.labels.txt"
+"""Names of the classes, where tensorflow_datasets knew them; one a line."""
+
+# A number of its own for each of them has to fit into a network.
+_MAX_CLASSES = 2**24
+
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 
-class _Shard(NamedTuple):
+class Shard(NamedTuple):
   """A file of a split.
 
   Attributes:
@@ -64,7 +73,7 @@ class _Shard(NamedTuple):
   num_examples: int
 
 
-class _Split(NamedTuple):
+class PreparedSplit(NamedTuple):
   """A split, as dataset_info.json describes it.
 
   Attributes:
@@ -73,7 +82,7 @@ class _Split(NamedTuple):
   """
 
   file_format: str
-  shards: list[_Shard]
+  shards: list[Shard]
 
 
 def read_tfds_split(
@@ -83,7 +92,7 @@ def read_tfds_split(
 
   Args:
     folder: the directory of one version, with dataset_info.json.
-    split: "train" or "test".
+    split: its name, such as "train" or "test".
     shape: (H, W, 3) that every image must have.
 
   Returns:
@@ -95,7 +104,7 @@ def read_tfds_split(
       or the directory is damaged or names anything that this reader does not know.
   """
   has_id = _check_features(folder / "features.json")
-  info = _read_info(folder / "dataset_info.json", split)
+  info = read_split_info(folder / "dataset_info.json", split)
   records = []
   for shard in info.shards:
     records += _read_shard(shard, info.file_format)
@@ -118,7 +127,70 @@ def read_tfds_split(
   return images, labels
 
 
-def _not_installed(package: str, path: Path, error: ImportError) -> DataError:
+class Classes(NamedTuple):
+  """The classes of the feature `label`.
+
+  Attributes:
+    count: C.
+    names: in the order of the labels; empty where they are not known.
+  """
+
+  count: int
+  names: tuple[str, ...]
+
+
+def read_classes(folder: Path) -> Classes:
+  """Reads what a prepared directory says of its classes.
+
+  Args:
+    folder: the directory of one version, with features.json.
+
+  Raises:
+    DataError: if it says nothing, or names anything that this reader does not know.
+  """
+  path = folder / "features.json"
+  _check_features(path)
+  details = _features(path)["label"].get("classLabel")
+  count = details.get("numClasses") if isinstance(details, dict) else None
+  if not re.fullmatch(r"[0-9]{1,8}", str(count)) or int(str(count)) > _MAX_CLASSES:
+    raise _unknown(path, f"{count!r} is no number of classes")
+
+  names: tuple[str, ...] = ()
+  listed = folder / PREPARED_NAMES
+  if listed.exists():
+    try:
+      text = read_file(listed, _MAX_TABLE_BYTES).decode()
+    except (OSError, ValueError) as error:
+      raise DataError(
+        f"{listed} cannot be read ({reason(error)}): prepare the data set again"
+      ) from error
+    names = tuple(text.splitlines())
+  return Classes(count=int(str(count)), names=names)
+
+
+# The directories.
+
+
+def prepared_versions(folder: Path) -> list[Path]:
+  """Returns the versions that tensorflow_datasets has prepared, the newest first."""
+
+  def number(path: Path) -> list[int]:
+    return [int(part) for part in path.name.split(".")]
+
+  versions = []
+  try:
+    prepared = list(folder.glob("*/dataset_info.json"))
+  # A folder that nobody can look into holds nothing.
+  except (OSError, ValueError):
+    return []
+  for info in prepared:
+    # Folders of an interrupted preparation have other names.
+    if re.fullmatch(r"\d+(\.\d+)*", info.parent.name):
+      versions.append(info.parent)
+  return sorted(versions, key=number, reverse=True)
+
+
+def not_installed(package: str, path: Path, error: ImportError) -> DataError:
   """Returns what is raised where an optional package is missing."""
   return DataError(
     f"{path} needs {package} ({reason(error)}): run pip install 'jaxdistill[tfds]', "
@@ -162,15 +234,7 @@ def _check_features(path: Path) -> bool:
     DataError: for a class from elsewhere, whose module might run anything, or without
       the features that are needed.
   """
-  table = _read_table(path)
-  _require_class(path, table, _TABLE)
-  # Before version 4.5, tensorflow_datasets called them otherwise.
-  content = table.get("featuresDict", table.get("content"))
-  if isinstance(content, dict):
-    content = content.get("features", content)
-  if not isinstance(content, dict):
-    raise _unknown(path, "it has no features")
-
+  content = _features(path)
   for feature in content.values():
     _require_class(path, feature)
   for name, wanted in _NEEDED.items():
@@ -180,6 +244,19 @@ def _check_features(path: Path) -> bool:
   if "id" in content:
     _require_class(path, content["id"], _TEXT)
   return "id" in content
+
+
+def _features(path: Path) -> dict[str, Any]:
+  """Returns name -> feature, of features.json."""
+  table = _read_table(path)
+  _require_class(path, table, _TABLE)
+  # Before version 4.5, tensorflow_datasets called them otherwise.
+  content = table.get("featuresDict", table.get("content"))
+  if isinstance(content, dict):
+    content = content.get("features", content)
+  if not isinstance(content, dict):
+    raise _unknown(path, "it has no features")
+  return content
 
 
 def _require_class(path: Path, feature: Any, wanted: str = "") -> None:
@@ -199,7 +276,7 @@ def _require_class(path: Path, feature: Any, wanted: str = "") -> None:
     raise _unknown(path, f"{name.split('.')[-1]} in place of {wanted.split('.')[-1]}")
 
 
-def _read_info(path: Path, name: str) -> _Split:
+def read_split_info(path: Path, name: str) -> PreparedSplit:
   """Reads which files a split consists of.
 
   Args:
@@ -223,8 +300,8 @@ def _read_info(path: Path, name: str) -> _Split:
   shards = []
   for number, length in enumerate(lengths):
     file = f"{dataset}-{name}.{file_format}-{number:05d}-of-{len(lengths):05d}"
-    shards.append(_Shard(path=path.with_name(file), num_examples=length))
-  return _Split(file_format=file_format, shards=shards)
+    shards.append(Shard(path=path.with_name(file), num_examples=length))
+  return PreparedSplit(file_format=file_format, shards=shards)
 
 
 def _named_split(path: Path, splits: Any, name: str) -> dict[str, Any]:
@@ -251,7 +328,7 @@ def _lengths(path: Path, listed: Any) -> list[int]:
 # The examples.
 
 
-def _read_shard(shard: _Shard, file_format: str) -> list[bytes]:
+def _read_shard(shard: Shard, file_format: str) -> list[bytes]:
   """Reads the records of a file, and checks their number."""
   path = shard.path
   try:
@@ -265,11 +342,11 @@ def _read_shard(shard: _Shard, file_format: str) -> list[bytes]:
     raise DataError(
       f"{path} cannot be read ({reason(error)}): prepare it again"
     ) from error
-  _require_count(shard, len(records))
+  require_count(shard, len(records))
   return records
 
 
-def _require_count(shard: _Shard, count: int) -> None:
+def require_count(shard: Shard, count: int) -> None:
   """Raises DataError unless a file holds as many records as it is said to."""
   if count != shard.num_examples:
     raise DataError(
@@ -278,19 +355,19 @@ def _require_count(shard: _Shard, count: int) -> None:
     )
 
 
-def _array_records(shard: _Shard) -> list[bytes]:
+def _array_records(shard: Shard) -> list[bytes]:
   """Reads an ArrayRecord file, which has checksums of its own."""
   # An optional dependency, and one that no other format needs.
   try:
     from array_record.python.array_record_module import ArrayRecordReader
   except ImportError as error:
-    raise _not_installed("array_record", shard.path, error) from error
+    raise not_installed("array_record", shard.path, error) from error
 
   # It opens the file itself, whatever that is.
   open_file(shard.path, _MAX_SHARD_BYTES).close()
   reader = ArrayRecordReader(str(shard.path))
   try:
-    _require_count(shard, reader.num_records())
+    require_count(shard, reader.num_records())
     return reader.read_all()
   finally:
     reader.close()
@@ -302,7 +379,7 @@ def _parsed(records: list[bytes], has_id: bool, folder: Path) -> list[Any]:
   try:
     import tensorflow_datasets as tfds
   except ImportError as error:
-    raise _not_installed("tensorflow_datasets", folder, error) from error
+    raise not_installed("tensorflow_datasets", folder, error) from error
 
   features: dict[str, Any] = {
     "image": tfds.features.Image(),
@@ -321,22 +398,22 @@ def _tfrecords(path: Path) -> list[bytes]:
   try:
     import google_crc32c
   except ImportError as error:
-    raise _not_installed("google-crc32c", path, error) from error
+    raise not_installed("google-crc32c", path, error) from error
 
   content = read_file(path, _MAX_SHARD_BYTES)
   records = []
   position = 0
   while position < len(content):
-    length = _number(content[position : position + _LENGTH_BYTES])
-    start = position + _LENGTH_BYTES + _CHECKSUM_BYTES
+    length = number(content[position : position + LENGTH_BYTES])
+    start = position + LENGTH_BYTES + CHECKSUM_BYTES
     end = start + length
-    position = end + _CHECKSUM_BYTES
+    position = end + CHECKSUM_BYTES
     if length > _MAX_RECORD_BYTES or position > len(content):
       raise DataError(
         f"{path} is damaged or cut off in record {len(records)}: prepare it again"
       )
     record = content[start:end]
-    if _masked(google_crc32c.value(record)) != _number(content[end:position]):
+    if masked(google_crc32c.value(record)) != number(content[end:position]):
       raise DataError(
         f"{path} has a wrong checksum in record {len(records)}: prepare it again"
       )
@@ -344,11 +421,11 @@ def _tfrecords(path: Path) -> list[bytes]:
   return records
 
 
-def _number(data: bytes) -> int:
+def number(data: bytes) -> int:
   return int.from_bytes(data, "little")
 
 
-def _masked(crc: int) -> int:
+def masked(crc: int) -> int:
   """Returns a checksum as TFRecord files store it: rotated, with a constant added."""
   rotated = (crc >> 15) | (crc << 17)
   return (rotated + 0xA282EAD8) & 0xFFFFFFFF

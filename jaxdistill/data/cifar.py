@@ -8,7 +8,6 @@ Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 from collections.abc import Sequence
 import os
 from pathlib import Path
-import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from jaxdistill.data import Dataset, checked
 from jaxdistill.data._archive import File, read_files
 from jaxdistill.data._npz import read_class_names, read_split
 from jaxdistill.data._pickle import read_pickled_arrays
-from jaxdistill.data._tfds import read_tfds_split
+from jaxdistill.data._tfds import PREPARED_NAMES, prepared_versions, read_tfds_split
 from jaxdistill.errors import DataError, require_choice
 
 SHAPE = (32, 32, 3)
@@ -27,9 +26,6 @@ EXAMPLES = (50_000, 10_000)
 SOURCES = ("auto", "tfds", "binary", "python", "npz")
 # An original archive unpacks to 187 MB, one that Python 3 pickled again to 269 MB.
 MAX_BYTES = 2**29
-
-# Names of the classes, where tensorflow_datasets knew them; one a line.
-_PREPARED_NAMES = "label.labels.txt"
 
 Arrays = tuple[np.ndarray, np.ndarray]
 """(images, labels)."""
@@ -238,7 +234,7 @@ def _find(variant: _Variant, root: Path) -> dict[str, Path]:
   """Returns source -> path of what is under `root`, in the order of preference."""
   npz_train, _ = _npz_files(variant, root)
   candidates = {
-    "tfds": _prepared_versions(root / variant.name),
+    "tfds": prepared_versions(root / variant.name),
     "binary": [root / variant.binary.folder, root / variant.binary.archive],
     "python": [root / variant.python.folder, root / variant.python.archive],
     "npz": [npz_train],
@@ -249,25 +245,6 @@ def _find(variant: _Variant, root: Path) -> dict[str, Path]:
     if present:
       found[source] = present[0]
   return found
-
-
-def _prepared_versions(folder: Path) -> list[Path]:
-  """Returns the versions that tensorflow_datasets has prepared, the newest first."""
-
-  def number(path: Path) -> list[int]:
-    return [int(part) for part in path.name.split(".")]
-
-  versions = []
-  try:
-    prepared = list(folder.glob("*/dataset_info.json"))
-  # A folder that nobody can look into holds nothing.
-  except (OSError, ValueError):
-    return []
-  for info in prepared:
-    # Folders of an interrupted preparation have other names.
-    if re.fullmatch(r"\d+(\.\d+)*", info.parent.name):
-      versions.append(info.parent)
-  return sorted(versions, key=number, reverse=True)
 
 
 def _npz_files(variant: _Variant, root: Path) -> tuple[Path, Path]:
@@ -327,7 +304,7 @@ def _check_prepared_names(variant: _Variant, path: Path) -> None:
     path,
     folder="",
     names=(),
-    optional=[_PREPARED_NAMES],
+    optional=[PREPARED_NAMES],
     max_bytes=MAX_BYTES,
   )
   for file in files:
@@ -431,7 +408,7 @@ def _require_names(variant: _Variant, where: str, names: Sequence[Any]) -> None:
 
 def _require_shape(dataset: Dataset, path: Path) -> None:
   """Raises DataError for images of another size."""
-  shape = dataset.train.image.shape[1:]
+  shape = dataset.train.shape
   if shape != SHAPE:
     raise DataError(
       f"{path}: images are {list(shape)}, CIFAR's are {list(SHAPE)}: use "
