@@ -187,6 +187,8 @@ def read_index(root: Path, verify: bool = False) -> Index:
   # A hash says that it is whole, not that this package wrote it.
   try:
     index = _parsed(root, contents)
+  except DataError:
+    raise
   except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
     raise _damaged(path, f"it is not of the form of version {VERSION}") from error
   for split in index.splits.values():

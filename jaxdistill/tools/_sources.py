@@ -48,7 +48,7 @@ MAX_MEMBERS = 5_000_000
 """Of an archive. Listing them takes about a kilobyte of memory each."""
 
 TRAIN = "train"
-TEST = ("val", "validation", "test")
+TEST = ("val", "validation", "valid", "test")
 
 # What deflate reaches at best is 1032; of images it is below 20.
 _MAX_RATIO = 1100
