@@ -593,9 +593,10 @@ def test_one_that_stopped_at_a_faulty_image_goes_on_when_it_may_skip(tmp_path):
 @pytest.fixture
 def many(tmp_path):
   """A source of several hundred images, and the command that prepares it."""
-  source = pictures.write_folder(
-    tmp_path / "photos", train=200, test=20, size=(400, 300)
-  )
+  source = pictures.write_folder(tmp_path / "photos", train=4, size=(400, 300))
+  for path in list((source / "train").rglob("*.jpg")):
+    for number in range(60):
+      path.with_stem(f"{path.stem}_{number}").write_bytes(path.read_bytes())
   out = tmp_path / "out"
   arguments = [f"--source={source}", f"--out={out}", "--size=64", "--workers=2"]
   command = [sys.executable, "-m", "jaxdistill", "prepare", *arguments]
@@ -613,9 +614,9 @@ def started(command):
   )
 
 
-def wait_for_a_shard(process, out):
+def wait_for_shards(process, out, more_than=0):
   deadline = time.time() + 100
-  while not list(out.glob("*.array_record")):
+  while len(list(out.glob("*.array_record"))) <= more_than:
     assert process.poll() is None, process.communicate()
     assert time.time() < deadline
     time.sleep(0.01)
@@ -625,14 +626,13 @@ def wait_for_a_shard(process, out):
 def test_killed_and_stopped_it_goes_on_to_the_same_bytes(tmp_path, many):
   source, out, command = many
   process = started(command)
-  wait_for_a_shard(process, out)
+  wait_for_shards(process, out)
   process.kill()
   process.communicate()
   assert not (out / "index.json").exists()
 
   process = started(command)
-  wait_for_a_shard(process, out)
-  time.sleep(4)
+  wait_for_shards(process, out, more_than=len(list(out.glob("*.array_record"))))
   process.send_signal(signal.SIGTERM)
   _, errors = process.communicate()
   # It may have been done by then.
