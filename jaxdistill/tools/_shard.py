@@ -208,8 +208,9 @@ def start(counter: Any) -> None:
 
   global _counter
   _counter = counter
+  # Both may be sent to all processes at once.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
 
   def watch() -> None:

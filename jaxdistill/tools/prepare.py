@@ -439,7 +439,7 @@ def _written(
   finally:
     pool.shutdown(wait=False, cancel_futures=True)
     for process in multiprocessing.active_children():
-      process.terminate()
+      process.kill()
 
 
 class _Progress:
