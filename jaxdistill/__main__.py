@@ -66,6 +66,12 @@ def _aot(argv: list[str]) -> int:
   return aot.main(argv)
 
 
+def _prepare(argv: list[str]) -> int:
+  from jaxdistill.tools import prepare
+
+  return prepare.main(argv)
+
+
 COMMANDS = {
   "train": Command(
     _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
@@ -74,6 +80,7 @@ COMMANDS = {
   "configs": Command(_configs, "list the config files that come with the package"),
   "models": Command(_models, "list the networks with parameters, work and features"),
   "keys": Command(_keys, "print all config keys with their defaults and meanings"),
+  "prepare": Command(_prepare, "prepare folders of images for training"),
   "aot": Command(_aot, "compile for devices that are not there: memory, collectives"),
   "perturbations": Command(_perturbations, "draw what the perturbations do to images"),
 }

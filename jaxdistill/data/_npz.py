@@ -1,6 +1,6 @@
 """Reads npz files: never unpickling, and no size is believed unchecked."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import math
 from pathlib import Path
@@ -40,11 +40,28 @@ def read_split(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
   Raises:
     DataError: naming the file, the array and what the file holds.
   """
+  images_key = f"images_{split}"
+  labels_key = f"labels_{split}"
+  arrays = read_arrays(path, (images_key, labels_key))
+  return arrays[images_key], arrays[labels_key]
+
+
+def read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+  """Reads arrays by their names.
+
+  Args:
+    path: npz file.
+    keys: names of the arrays.
+
+  Returns:
+    name -> array, as it is stored.
+
+  Raises:
+    DataError: naming the file, the array and what the file holds.
+  """
   with _opened(path) as archive:
-    keys = (f"images_{split}", f"labels_{split}")
     _require_arrays(archive, path, keys)
-    images, labels = (_read_array(archive, path, key) for key in keys)
-    return images, labels
+    return {key: _read_array(archive, path, key) for key in keys}
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
@@ -112,9 +129,7 @@ def _held(archive: zipfile.ZipFile) -> list[str]:
   return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def _require_arrays(
-  archive: zipfile.ZipFile, path: Path, keys: tuple[str, ...]
-) -> None:
+def _require_arrays(archive: zipfile.ZipFile, path: Path, keys: Sequence[str]) -> None:
   """Raises DataError unless the file has all of the arrays."""
   held = _held(archive)
   missing = [key for key in keys if key not in held]

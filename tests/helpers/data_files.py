@@ -188,7 +188,14 @@ def _python2_array(value: np.ndarray) -> bytes:
 # tensorflow_datasets ------------------------------------------------------------------
 
 
-def write_tfds(root, variant, arrays, with_id=True, declared_shape=(32, 32, 3)):
+def write_tfds(
+  root,
+  variant,
+  arrays,
+  with_id=True,
+  declared_shape=(32, 32, 3),
+  num_classes=10,
+):
   """Prepares real files; PNG bytes and this builder keep TensorFlow out of it."""
   tfds = pytest.importorskip("tensorflow_datasets")
   from tensorflow_datasets.core.dataset_builders import adhoc_builder
@@ -207,7 +214,7 @@ def write_tfds(root, variant, arrays, with_id=True, declared_shape=(32, 32, 3)):
 
   features = {
     "image": tfds.features.Image(shape=declared_shape),
-    "label": tfds.features.ClassLabel(num_classes=10),
+    "label": tfds.features.ClassLabel(num_classes=num_classes),
   }
   if with_id:
     features["id"] = tfds.features.Text()
