@@ -38,8 +38,8 @@ class Rate(NamedTuple):
 
 RATES = (
   Rate("rank1", functools.partial(metrics.rank_k, k=1), heading="Rank-1"),
-  Rate("rank5", functools.partial(metrics.rank_k, k=5), heading="Rank-5"),
-  Rate("rank10", functools.partial(metrics.rank_k, k=10), heading="Rank-10"),
+  Rate("rank5", functools.partial(metrics.rank_k, k=5)),
+  Rate("rank10", functools.partial(metrics.rank_k, k=10)),
   Rate("map", metrics.mean_average_precision, heading="mAP"),
 )
 
