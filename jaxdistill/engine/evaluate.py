@@ -88,10 +88,11 @@ def make_eval_step(
     index = sharding.constrain_rows(mesh, index)
     image, label = split.take(index)
     outputs = run(cohort, image)
-    values = _values(outputs, names, task.feature)
     scores = {}
     for m, name in enumerate(names):
-      scores[name] = jnp.where(outputs.alive[m], values[name], jnp.nan)
+      scores[name] = jnp.where(
+        outputs.alive[m], _measured(outputs, m, task.feature), jnp.nan
+      )
     if not task.feature:
       modules = variables_of(method_state.modules, evaluated=True)
       # Logarithms of probabilities are logits of the same distribution.
@@ -102,13 +103,11 @@ def make_eval_step(
   return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
 
 
-def _values(
-  outputs: Outputs, names: Sequence[str], feature: str
-) -> dict[str, jax.Array]:
-  """Returns member -> the feature that is measured; its logits if that has no name."""
-  if feature:
-    return outputs.features(feature)
-  return {name: outputs.logits[m] for m, name in enumerate(names)}
+def _measured(outputs: Outputs, m: int, feature: str) -> jax.Array:
+  """Returns the feature of a member that is measured; its logits if that is ""."""
+  if not feature:
+    return outputs.logits[m]
+  return outputs.features(feature)[outputs.members[m]]
 
 
 def compile_eval(
