@@ -11,7 +11,7 @@ from jaxdistill.core import rng
 from jaxdistill.engine.dispatch import epoch_order
 from jaxdistill.errors import require, require_choice
 
-Sampler = Callable[[jax.Array, int | jax.Array], jax.Array]
+Sampler = Callable[[jax.Array, int], jax.Array]
 """(key of the run, epoch) -> i32[N'] rows, at least as many as an epoch has examples.
 
 The batches of an epoch are parts of it, one behind the other.
@@ -70,7 +70,7 @@ def _repeated(sampler: Sampler, repeats: int) -> Sampler:
   if repeats == 1:
     return sampler
 
-  def order(key: jax.Array, epoch: int | jax.Array) -> jax.Array:
+  def order(key: jax.Array, epoch: int) -> jax.Array:
     rows = sampler(key, epoch)
     return jnp.repeat(rows, repeats)[: len(rows)]
 
@@ -123,16 +123,14 @@ class _Classes(NamedTuple):
     return shuffled[first + turn % count]
 
 
-def _split_key(key: jax.Array, epoch: int | jax.Array) -> tuple[jax.Array, jax.Array]:
+def _split_key(key: jax.Array, epoch: int) -> tuple[jax.Array, jax.Array]:
   """Returns the keys of the classes and of their examples in an epoch."""
   epoch_key = jax.random.fold_in(rng.stream(key, "order"), epoch)
   class_key, example_key = jax.random.split(epoch_key)
   return class_key, example_key
 
 
-def _balanced(
-  key: jax.Array, epoch: int | jax.Array, classes: _Classes, length: int
-) -> jax.Array:
+def _balanced(key: jax.Array, epoch: int, classes: _Classes, length: int) -> jax.Array:
   """Returns an order in which the counts of any two classes differ by one at most."""
   class_key, example_key = _split_key(key, epoch)
   num_rounds = -(-length // len(classes.count))
@@ -171,7 +169,7 @@ def _of_identities(
   batches = number // in_batch
   num_rounds = -(-steps // batches)
 
-  def order(key: jax.Array, epoch: int | jax.Array) -> jax.Array:
+  def order(key: jax.Array, epoch: int) -> jax.Array:
     class_key, example_key = _split_key(key, epoch)
     chosen = classes.rounds(class_key, num_rounds)[:, : batches * in_batch, None]
     before = images * jnp.arange(num_rounds)[:, None, None]
