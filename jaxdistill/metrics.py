@@ -3,6 +3,8 @@
 The latter are those for which the examples must be ranked or binned.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -194,3 +196,127 @@ def _mean_risk(wrong: jax.Array) -> jax.Array:
   errors = jnp.cumsum(wrong.astype(jnp.int32))
   counts = jnp.arange(wrong.size, dtype=jnp.int32) + 1
   return jnp.mean(errors / counts)
+
+
+class Found(NamedTuple):
+  """What queries found in a gallery.
+
+  Attributes:
+    first: i32[Q] how many wrong images stand before the first right one; 2^31 - 1 where
+      none is found.
+    average_precision: f32[Q] precision at each right image, averaged over them.
+    answerable: bool[Q] whether there is anything right to be found.
+  """
+
+  first: jax.Array
+  average_precision: jax.Array
+  answerable: jax.Array
+
+
+def feature_distance(
+  query: jax.Array, gallery: jax.Array, distance: str = "cosine"
+) -> jax.Array:
+  """Computes a number that orders a gallery by its distance to each query.
+
+  Args:
+    query: [Q, D] features.
+    gallery: [G, D] features.
+    distance: "cosine", which is also the order of the Euclidean distance between
+      features of length 1; or "euclidean".
+
+  Returns:
+    f32[Q, G], a row for each query, to be compared within it: minus the cosine, or half
+    the squared distance but for what is the same for the whole row.
+  """
+  query = query.astype(jnp.float32)
+  gallery = gallery.astype(jnp.float32)
+  if distance == "cosine":
+    query = _of_length_one(query)
+    gallery = _of_length_one(gallery)
+  # Accelerators would round the factors to a few bits.
+  product = jnp.matmul(query, gallery.T, precision=jax.lax.Precision.HIGHEST)
+  if distance == "cosine":
+    return -product
+  return jnp.sum(gallery * gallery, axis=-1)[None] / 2 - product
+
+
+def _of_length_one(features: jax.Array) -> jax.Array:
+  """Divides rows [N, D] by their Euclidean length; rows of zeros stay as they are."""
+  length = jnp.linalg.norm(features, axis=-1, keepdims=True)
+  return features / jnp.where(length > 0, length, 1)
+
+
+def rank_gallery(
+  distance: jax.Array, right: jax.Array, ignored: jax.Array | None = None
+) -> Found:
+  """Orders a gallery by its distance to each query, and looks for what is right.
+
+  Of equal distances the earlier image ranks first. What has a distance that is not
+  finite is never found.
+
+  Args:
+    distance: [Q, G], compared within a row.
+    right: bool[Q, G] images that a query is to find.
+    ignored: bool[Q, G] images that are taken out of a query's gallery; None: none.
+
+  Returns:
+    What each query found. Its average precision is the area under the steps of the
+    curve of precision and recall; the benchmark's own MATLAB code takes trapezoids
+    instead, which differ a little.
+
+  Reference:
+    L. Zheng, L. Shen, L. Tian, S. Wang, J. Wang, Q. Tian: Scalable Person
+      Re-identification: A Benchmark. ICCV 2015, section 5.1.
+  """
+  if ignored is None:
+    ignored = jnp.zeros_like(right)
+  right = right & ~ignored
+  finite = jnp.isfinite(distance)
+  order = jnp.argsort(jnp.where(finite, distance, jnp.inf), axis=1, stable=True)
+
+  def in_order(values: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(values, order, axis=1)
+
+  found = in_order(right & finite)
+  # Positions, from 1, among what is not ignored.
+  position = jnp.cumsum(in_order(~ignored), axis=1, dtype=jnp.int32)
+  hits = jnp.cumsum(found, axis=1, dtype=jnp.int32)
+  precision = jnp.where(found, hits / jnp.maximum(position, 1), 0)
+  total = right.sum(axis=1)
+  never = jnp.iinfo(jnp.int32).max
+  return Found(
+    first=jnp.where(found, position - 1, never).min(axis=1),
+    average_precision=precision.sum(axis=1) / jnp.maximum(total, 1),
+    answerable=total > 0,
+  )
+
+
+def rank_k(found: Found, k: int) -> jax.Array:
+  """Computes how many queries have a right image among their first k.
+
+  Args:
+    found: of Q queries; those that have nothing right to find do not count.
+    k: number of images.
+
+  Returns:
+    f32[], a fraction.
+  """
+  return _mean_of_answerable(found, found.first < k)
+
+
+def mean_average_precision(found: Found) -> jax.Array:
+  """Computes the mean of the queries' average precision (mAP).
+
+  Args:
+    found: of Q queries; those that have nothing right to find do not count.
+
+  Returns:
+    f32[], a fraction.
+  """
+  return _mean_of_answerable(found, found.average_precision)
+
+
+def _mean_of_answerable(found: Found, values: jax.Array) -> jax.Array:
+  """Returns the mean of values [Q] over the queries that count."""
+  counted = jnp.where(found.answerable, values, 0)
+  return counted.sum() / jnp.maximum(found.answerable.sum(), 1)

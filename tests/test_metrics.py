@@ -1,10 +1,14 @@
 """Metrics against the released code of PS-KD, NumPy in float64, and by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdistill import metrics
+
+# In one piece it compiles sooner.
+rank_gallery = jax.jit(metrics.rank_gallery)
 
 
 def test_top_k_is_numpys_ranking(rng):
@@ -110,3 +114,67 @@ def test_calibration_error_of_many_examples_keeps_its_digits(many):
   expected = np.abs(gaps.sum(axis=1)).sum() / SIZE
   found = metrics.calibration_error(confidence, correct)
   np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+def test_a_gallery_that_is_ranked_by_hand():
+  # Sorted by distance: wrong, right, ignored, right, wrong; the ignored one takes no
+  # place. Then a query that finds nothing, one that nothing is right for, and one that
+  # cannot find what has no distance.
+  distance = np.array(
+    [
+      [0.5, 0.2, 0.1, 0.4, 0.3],
+      [0.1, 0.2, 0.3, 0.4, 0.5],
+      [0.1, 0.2, 0.3, 0.4, 0.5],
+      [0.1, np.nan, 0.3, 0.4, 0.5],
+    ]
+  )
+  right = np.zeros((4, 5), bool)
+  right[0, [1, 3, 4]] = True
+  right[1, 4] = True
+  right[3, [1, 2]] = True
+  ignored = np.zeros((4, 5), bool)
+  ignored[0, 4] = True
+  ignored[2, 0] = True
+  found = rank_gallery(distance, right, ignored)
+  np.testing.assert_array_equal(found.first, [1, 4, 2**31 - 1, 1])
+  np.testing.assert_array_equal(found.answerable, [True, True, False, True])
+  precision = [(1 / 2 + 2 / 3) / 2, 1 / 5, 0, (1 / 2) / 2]
+  np.testing.assert_allclose(found.average_precision, precision, rtol=1e-6)
+  # Those for which nothing is right do not count.
+  for k, expected in ((1, 0), (2, 2 / 3), (5, 1)):
+    np.testing.assert_allclose(metrics.rank_k(found, k), expected, rtol=1e-6)
+  expected = (precision[0] + precision[1] + precision[3]) / 3
+  np.testing.assert_allclose(metrics.mean_average_precision(found), expected, rtol=1e-6)
+
+
+def test_of_equal_distances_the_earlier_image_ranks_first():
+  right = np.eye(3, dtype=bool)
+  found = rank_gallery(np.zeros((3, 3)), right)
+  np.testing.assert_array_equal(found.first, [0, 1, 2])
+
+
+def test_average_precision_is_scikit_learns(rng):
+  from sklearn.metrics import average_precision_score
+
+  distance = rng.normal(size=(8, 40))
+  right = rng.uniform(size=(8, 40)) < 0.2
+  right[:, 0] = True
+  ignored = rng.uniform(size=(8, 40)) < 0.2
+  ignored[:, 0] = False
+  found = rank_gallery(distance, right, ignored)
+  for query in range(8):
+    counts = ~ignored[query]
+    expected = average_precision_score(right[query][counts], -distance[query][counts])
+    np.testing.assert_allclose(found.average_precision[query], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_the_gallery_is_ordered_as_by_the_distance_itself(rng, distance):
+  query = rng.normal(size=(5, 6)).astype(np.float32)
+  gallery = rng.normal(size=(30, 6)).astype(np.float32) * rng.uniform(1, 9, (30, 1))
+  found = metrics.feature_distance(query, gallery, distance)
+  if distance == "cosine":
+    query = query / np.linalg.norm(query, axis=1, keepdims=True)
+    gallery = gallery / np.linalg.norm(gallery, axis=1, keepdims=True)
+  expected = np.linalg.norm(query[:, None] - gallery[None], axis=-1)
+  np.testing.assert_array_equal(np.argsort(found), np.argsort(expected))

@@ -5,8 +5,11 @@ A data set of one's own is a function with keyword-only arguments, annotated wit
 """
 
 from jaxdistill.data._dataset import (
+  DISTANCES,
+  JUNK,
   Dataset,
   Images,
+  Ranking,
   Reader,
   Request,
   Split,
@@ -17,8 +20,11 @@ from jaxdistill.data._dataset import (
 )
 
 __all__ = [
+  "DISTANCES",
+  "JUNK",
   "Dataset",
   "Images",
+  "Ranking",
   "Reader",
   "Request",
   "Split",

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxdistill.errors import DataError, reason, require
+from jaxdistill.errors import DataError, reason, require, require_choice
 
 Channels = tuple[float, float, float]
 """A number for each of the three colour channels."""
@@ -14,6 +14,12 @@ Channels = tuple[float, float, float]
 _BLOCK = 1000
 
 _MIN_STD = 1e-3
+
+JUNK = -1
+"""Identity of images that are neither right nor wrong for any query."""
+
+DISTANCES = ("cosine", "euclidean")
+"""Between the features of two images."""
 
 # Labels are int32.
 _MAX_CLASSES = 2**31 - 1
@@ -115,13 +121,33 @@ class Streamed(NamedTuple):
     return self._replace(label=self.label[rows], rows=self.rows[rows])
 
 
+class Ranking(NamedTuple):
+  """What a split is searched for: its queries among all its other images.
+
+  The images that are searched are its gallery. No query is in it.
+
+  Attributes:
+    identity: i32[N] what an image shows; `JUNK` where it is neither right nor wrong.
+    camera: i32[N] what took it. Images of a query's identity by its own camera do not
+      count.
+    is_query: bool[N] whether it is a query, else it is in the gallery.
+    distance: between the features of two images: "cosine" or "euclidean".
+  """
+
+  identity: np.ndarray
+  camera: np.ndarray
+  is_query: np.ndarray
+  distance: str = "cosine"
+
+
 class Dataset(NamedTuple):
   """A data set.
 
   Attributes:
     name: what errors and summaries call it.
     train: training split.
-    test: held-out split that evaluation covers completely.
+    test: held-out split that evaluation covers completely. Where it is searched, its
+      labels mean nothing.
     num_classes: C.
     mean: per-channel mean of the training pixels in [0, 1], for normalisation.
     std: per-channel standard deviation in [0, 1].
@@ -129,6 +155,8 @@ class Dataset(NamedTuple):
     class_names: names of the C classes; empty where they are not known.
     stable_index: whether a row of the training split is the same example in every
       epoch, as methods with a table of the examples need.
+    ranking: of the test split, where members are measured by what they find in it; None
+      where they are measured by how they classify it.
   """
 
   name: str
@@ -140,6 +168,7 @@ class Dataset(NamedTuple):
   holdout: Split | Streamed | None = None
   class_names: tuple[str, ...] = ()
   stable_index: bool = True
+  ranking: Ranking | None = None
 
 
 def checked(
@@ -151,6 +180,7 @@ def checked(
   std: Channels | None = None,
   where: str = "",
   class_names: Sequence[str] = (),
+  ranking: Ranking | None = None,
 ) -> Dataset:
   """Returns a data set, after checking shapes, types, counts and label ranges.
 
@@ -168,6 +198,8 @@ def checked(
     where: file or folder that the arrays came from, for errors.
     class_names: names of the C classes, in the order of the labels; empty where they
       are not known.
+    ranking: of the test split, if it is searched and not classified; labels of 0 do for
+      its images.
 
   Returns:
     The data set, labels as int32.
@@ -191,6 +223,8 @@ def checked(
       f"{list(test_shape)}: bring them to one shape"
     )
   check_class_names(source, class_names, num_classes)
+  if ranking is not None:
+    ranking = _checked_ranking(source, ranking, len(test_split.label))
   if mean is None or std is None:
     mean, std = channel_statistics(train_split.image)
   return Dataset(
@@ -201,6 +235,50 @@ def checked(
     mean=mean,
     std=std,
     class_names=tuple(class_names),
+    ranking=ranking,
+  )
+
+
+def _checked_ranking(source: str, ranking: Ranking, num_examples: int) -> Ranking:
+  """Returns a ranking as arrays; raises DataError for one that does not fit."""
+  require_choice(distance=(ranking.distance, DISTANCES))
+  identity = np.asarray(ranking.identity)
+  camera = np.asarray(ranking.camera)
+  is_query = np.asarray(ranking.is_query)
+  for name, values in (("identity", identity), ("camera", camera)):
+    if values.shape != (num_examples,) or values.dtype.kind not in "iu":
+      raise DataError(
+        f"{source}: ranking.{name} is {values.dtype}{list(values.shape)}: give one "
+        f"integer to each of the {num_examples} test images"
+      )
+  if is_query.shape != (num_examples,) or is_query.dtype != np.bool_:
+    raise DataError(
+      f"{source}: ranking.is_query is {is_query.dtype}{list(is_query.shape)}: give a "
+      f"bool to each of the {num_examples} test images"
+    )
+  checked_one = Ranking(
+    identity=identity.astype(np.int32),
+    camera=camera.astype(np.int32),
+    is_query=is_query,
+    distance=ranking.distance,
+  )
+  _require_something_to_find(source, checked_one)
+  return checked_one
+
+
+def _require_something_to_find(source: str, ranking: Ranking) -> None:
+  """Raises DataError unless at least one query has an image that is to be found."""
+  in_gallery = ~ranking.is_query
+  gallery = ranking.identity[in_gallery]
+  cameras = ranking.camera[in_gallery]
+  for row in np.flatnonzero(ranking.is_query):
+    same = gallery == ranking.identity[row]
+    found = same & (cameras != ranking.camera[row])
+    if ranking.identity[row] != JUNK and found.any():
+      return
+  raise DataError(
+    f"{source}: the gallery has no image of any query's identity by another camera, so "
+    "that nothing can be found: check identities, cameras and queries"
   )
 
 

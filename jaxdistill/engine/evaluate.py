@@ -11,12 +11,9 @@ from jaxdistill.core.method import GroupSpec, Method, variables_of
 from jaxdistill.core.types import Group, Outputs, TrainState
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import active_members, forward, member_names
-from jaxdistill.engine.measures import MEASURES
+from jaxdistill.engine.measures import CLASSIFICATION, Row, Task
 from jaxdistill.engine.resident import Resident
 from jaxdistill.inputs.augment import Channels, normalize, to_float
-
-Row = dict[str, float]
-"""Measure -> value."""
 
 
 def make_forward(
@@ -67,6 +64,7 @@ def make_eval_step(
   mean: Channels,
   std: Channels,
   mesh: Mesh,
+  task: Task = CLASSIFICATION,
 ) -> Callable:
   """Returns the jitted function that measures one batch of a resident split.
 
@@ -76,10 +74,12 @@ def make_eval_step(
     mean: of each channel, for all members or for each.
     std: standard deviation of each channel, likewise.
     mesh: device mesh.
+    task: what is measured.
 
   Returns:
-    (cohort, method state, split, index i32[B]) -> name -> measure -> f32[B, ...], for
-    every member and every prediction of the method.
+    (cohort, method state, split, index i32[B]) -> name -> what the task keeps of a
+    batch, for every member and, where the task measures them, every prediction of the
+    method.
   """
   names = member_names(specs)
   run = make_forward(specs, mean=mean, std=std, evaluated=True)
@@ -90,17 +90,24 @@ def make_eval_step(
     outputs = run(cohort, image)
     scores = {}
     for m, name in enumerate(names):
-      scores[name] = jnp.where(outputs.alive[m], outputs.logits[m], jnp.nan)
-    modules = variables_of(method_state.modules, evaluated=True)
-    # Logarithms of probabilities are logits of the same distribution.
-    scores |= method.predict(modules, method_state.memory, outputs)
-    measured = {}
-    for name, score in scores.items():
-      measured[name] = {m.name: m.per_example(score, label) for m in MEASURES}
-    return measured
+      scores[name] = jnp.where(
+        outputs.alive[m], _measured(outputs, m, task.feature), jnp.nan
+      )
+    if not task.feature:
+      modules = variables_of(method_state.modules, evaluated=True)
+      # Logarithms of probabilities are logits of the same distribution.
+      scores |= method.predict(modules, method_state.memory, outputs)
+    return {name: task.per_batch(score, label) for name, score in scores.items()}
 
   # The host reads all of it.
   return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
+
+
+def _measured(outputs: Outputs, m: int, feature: str) -> jax.Array:
+  """Returns the feature of a member that is measured; its logits if that is ""."""
+  if not feature:
+    return outputs.logits[m]
+  return outputs.features(feature)[outputs.members[m]]
 
 
 def compile_eval(
@@ -118,6 +125,7 @@ def evaluate(
   *,
   num_examples: int,
   batch_size: int,
+  task: Task = CLASSIFICATION,
 ) -> dict[str, Row]:
   """Measures a whole split; the remainder is padded, and every example counts once.
 
@@ -127,19 +135,14 @@ def evaluate(
     split: on the devices.
     num_examples: N.
     batch_size: examples of a batch, a multiple of the number of devices.
+    task: what is measured, that of `eval_step`.
 
   Returns:
-    name -> measure -> value, see `measures.MEASURES`; names in member order, then the
-    method's predictions.
+    name -> measure -> value; names in member order, then the method's predictions.
   """
   parts = []
   for index, _ in padded_batches(num_examples, batch_size):
     parts.append(eval_step(state.cohort, state.method, split, index))
   parts = jax.device_get(parts)
   values = jax.tree.map(lambda *rows: np.concatenate(rows)[:num_examples], *parts)
-  return {name: _summarize(row) for name, row in values.items()}
-
-
-def _summarize(values: Mapping[str, np.ndarray]) -> Row:
-  """Reduces the values of a whole split to one number a measure."""
-  return {measure.name: measure.reduce(values[measure.name]) for measure in MEASURES}
+  return {name: task.reduce(kept) for name, kept in values.items()}

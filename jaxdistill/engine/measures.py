@@ -1,11 +1,11 @@
 """What an evaluation measures: one table, read by evaluation, logs, console and tests.
 
-To add a metric, add a row.
+To add a metric of classification, add a row. Retrieval has a table of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,51 @@ import numpy as np
 
 from jaxdistill import metrics
 
+Row = dict[str, float]
+"""Measure -> value."""
+
+
+class Shown(Protocol):
+  """A number of an evaluation, as files and tables show it."""
+
+  @property
+  def name(self) -> str:
+    """In files, as `<name>/<member>`."""
+    ...
+
+  @property
+  def heading(self) -> str:
+    """Of its column in the closing table; "" leaves it out."""
+    ...
+
+  @property
+  def percent(self) -> bool:
+    """Whether it is a fraction that people read in per cent."""
+    ...
+
+
+class Task(NamedTuple):
+  """What members are measured by.
+
+  Attributes:
+    measures: its numbers, in the order of files and tables.
+    selecting: the one by which the best weights of a member are kept: larger is better.
+    per_batch: (values f32[B, n] of a member, labels i32[B]) -> what is kept of them for
+      the whole split, arrays [B, ...]; on the device.
+    reduce: that of a whole split, [N, ...] -> measure -> value; on the host.
+    feature: which feature of the members is measured; "": their logits, and the
+      method's predictions beside them.
+  """
+
+  measures: tuple[Shown, ...]
+  selecting: Shown
+  per_batch: Callable[[jax.Array, jax.Array], Any]
+  reduce: Callable[[Any], Row]
+  feature: str = ""
+
 
 class Measure(NamedTuple):
-  """One number of an evaluation.
+  """One number of an evaluation of classification.
 
   Attributes:
     name: in files, as `<name>/<member>`.
@@ -83,5 +125,24 @@ MEASURES = (
   ),
 )
 
-# The one by which the best weights of a member are kept: larger is better.
 SELECTING = MEASURES[0]
+"""The one by which the best weights of a classifier are kept."""
+
+
+def _per_example(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+  """Returns measure -> values of every example."""
+  return {measure.name: measure.per_example(logits, labels) for measure in MEASURES}
+
+
+def _reduce(values: Mapping[str, np.ndarray]) -> Row:
+  """Reduces the values of a whole split to one number a measure."""
+  return {measure.name: measure.reduce(values[measure.name]) for measure in MEASURES}
+
+
+CLASSIFICATION = Task(
+  measures=MEASURES,
+  selecting=SELECTING,
+  per_batch=_per_example,
+  reduce=_reduce,
+)
+"""Members, and predictions of the method, say the class of every example."""

@@ -22,8 +22,11 @@ from jaxdistill.data import Dataset, Split, hold_out
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import make_spec, member_names, spread_members
 from jaxdistill.engine.dispatch import common_period
-from jaxdistill.engine.evaluate import make_eval_step
+from jaxdistill.engine.evaluate import make_eval_step, make_forward
+from jaxdistill.engine.measures import CLASSIFICATION, Task
 from jaxdistill.engine.modules import Optimizers, owner_group
+from jaxdistill.engine.retrieval import retrieval
+from jaxdistill.engine.sampling import Sampler, make_sampler
 from jaxdistill.engine.survey import Surveyor
 from jaxdistill.engine.train_step import init_state, make_train_step
 from jaxdistill.errors import ConfigError, DataError, foreign, naming, reason, require
@@ -91,6 +94,10 @@ class Experiment:
   """Looks after members that diverge."""
   select_on: str
   """The split on which best weights are chosen: "test" or "holdout"."""
+  task: Task
+  """What members are measured by."""
+  sampler: Sampler
+  """The order in which an epoch visits the training examples."""
   init: Callable[[], TrainState]
   """Initialises the state; compiled at its first call."""
   program: Callable[[], str]
@@ -176,6 +183,13 @@ def build(
   _require_splits(config, method, dataset)
   select_on = _select_on(config, dataset)
   clock = _make_clock(config, len(dataset.train.label))
+  sampler = make_sampler(
+    config.sampler,
+    label=dataset.train.label,
+    batch_size=config.batch_size,
+    images=config.sampler_images,
+    repeats=config.repeats,
+  )
   specs = _make_specs(config, clock, dataset.num_classes, platform)
   specs = spread_members(specs, mesh)
   require(
@@ -210,6 +224,10 @@ def build(
   channels = normalization.as_channels(normalizations)
   _check_no_decay(config, state)
   _require_stable_index(config, dataset, state)
+  task = CLASSIFICATION
+  if dataset.ranking:
+    task = retrieval(dataset.ranking)
+    _require_feature(specs, state, dataset, task.feature)
 
   views = _make_views(config, dataset, channels, member_names(specs), perturb)
   train_step = make_train_step(
@@ -244,11 +262,13 @@ def build(
     notes=(*_describe_rates(config), *notes, *further_notes),
     watch=Watch(specs, periods.patience, config.on_divergence),
     select_on=select_on,
+    task=task,
+    sampler=sampler,
     init=functools.partial(jitted_init, initial),
     program=program,
     state=state,
     train_step=train_step,
-    eval_step=make_eval_step(specs, method, mesh=mesh, **channels),
+    eval_step=make_eval_step(specs, method, mesh=mesh, task=task, **channels),
     eval_batch_size=eval_batch_size,
     surveyor=Surveyor(specs, method, mesh=mesh, batch_size=eval_batch_size, **channels),
     max_steps_per_dispatch=config.steps_per_dispatch
@@ -310,14 +330,39 @@ def _require_splits(config: ConfigDict, method: Method, dataset: Dataset) -> Non
 def _require_stable_index(
   config: ConfigDict, dataset: Dataset, state: TrainState
 ) -> None:
-  """Raises ConfigError for a table of examples that have no stable index."""
+  """Raises ConfigError for a table of examples without a stable index.
+
+  Nor may an example stand twice in a batch, which would write two rows to one place.
+  """
   memory = jax.tree.leaves(state.method.memory, is_leaf=sharding.is_table)
+  if not any(sharding.is_table(leaf) for leaf in memory):
+    return
+  keeps = f"method {config.method.name} keeps a table of the training examples, but"
   require(
-    dataset.stable_index or not any(sharding.is_table(leaf) for leaf in memory),
-    f"method {config.method.name} keeps a table of the training examples, but "
-    f"{dataset.name} gives them no stable index: use one that does, or the variant "
-    "that remembers weights",
+    dataset.stable_index,
+    f"{keeps} {dataset.name} gives them no stable index: use one that does, or the "
+    "variant that remembers weights",
   )
+  require(
+    config.sampler == "shuffle" and config.repeats == 1,
+    f"{keeps} sampler={config.sampler} with repeats={config.repeats} may show one "
+    "twice in a batch: set sampler=shuffle and repeats=1",
+  )
+
+
+def _require_feature(
+  specs: Sequence[GroupSpec], state: TrainState, dataset: Dataset, feature: str
+) -> None:
+  """Raises ConfigError for a network without the feature that is to be compared."""
+  image = jax.ShapeDtypeStruct((1, *dataset.test.shape), jnp.uint8)
+  forward = make_forward(specs, mean=dataset.mean, std=dataset.std)
+  outputs = jax.eval_shape(forward, state.cohort, image)
+  for name, output in outputs.groups.items():
+    require(
+      feature in output.features,
+      f"cohort.{name}: its network returns no feature {feature!r}, by which "
+      f"{dataset.name} is searched: add it to its ModelOutput",
+    )
 
 
 def _make_clock(config: ConfigDict, num_train: int) -> Clock:
@@ -355,6 +400,13 @@ def _make_periods(config: ConfigDict, clock: Clock) -> Periods:
 
 def _select_on(config: ConfigDict, dataset: Dataset) -> str:
   """Returns the split on which best weights are chosen."""
+  if dataset.ranking:
+    require(
+      config.select_on != "holdout",
+      f"select_on is 'holdout', but {dataset.name} is searched, and has queries in its "
+      "test split only: set select_on=test",
+    )
+    return "test"
   if config.select_on == "auto":
     return "holdout" if dataset.holdout else "test"
   require(

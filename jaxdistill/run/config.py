@@ -11,6 +11,7 @@ import json
 from typing import Any, NamedTuple
 
 from jaxdistill.core import registry
+from jaxdistill.engine.sampling import SAMPLERS
 from jaxdistill.errors import ConfigError, foreign, naming, require
 from jaxdistill.run.config_files import ConfigFile, find_config
 from jaxdistill.run.jax_settings import PRECISIONS
@@ -177,6 +178,26 @@ KEYS = (
     0,
     "examples taken out of the training set, as many of each class; 0 takes none",
     at_least(0),
+  ),
+  Key(
+    "sampler",
+    "shuffle",
+    "order of the training examples: each once in an epoch; every class equally often; "
+    "or batches of some classes with `sampler_images` of each",
+    choice(*SAMPLERS),
+  ),
+  Key(
+    "sampler_images",
+    4,
+    "images of each identity in a batch, for sampler=identities",
+    at_least(1),
+  ),
+  Key(
+    "repeats",
+    1,
+    "how often an image stands in a batch, augmented anew each time; epochs keep their "
+    "steps and visit fewer images",
+    at_least(1),
   ),
   Key(
     "views",

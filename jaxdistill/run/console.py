@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from jaxdistill.engine.measures import MEASURES, SELECTING
+from jaxdistill.engine.measures import CLASSIFICATION, Task
 
 
 def per_cent(fraction: float | None) -> str:
@@ -125,6 +125,7 @@ class Console:
     images_per_second: float,
     loss: float | None,
     rows: Mapping[str, Mapping[str, float]],
+    task: Task = CLASSIFICATION,
   ) -> None:
     """Prints one evaluation: the selecting measure of every member and prediction.
 
@@ -135,11 +136,13 @@ class Console:
       images_per_second: training speed.
       loss: of training, mean over the members as of the last line.
       rows: member or prediction -> measures.
+      task: what was measured.
     """
+    selecting = task.selecting
     shown = []
     for name, row in rows.items():
-      shown.append(f"{name} {_number(row[SELECTING.name], SELECTING.percent)}")
-    heading = _heading(SELECTING.heading, SELECTING.percent)
+      shown.append(f"{name} {_number(row[selecting.name], selecting.percent)}")
+    heading = _heading(selecting.heading, selecting.percent)
     self.say(
       f"step {step}/{total} epoch {epoch:.2f}  test {heading}  {'  '.join(shown)}"
       f"  ({_loss(loss)}, {_rate(images_per_second)})"
@@ -151,6 +154,7 @@ class Console:
     columns: Sequence[str],
     workdir: str,
     seconds: float,
+    task: Task = CLASSIFICATION,
   ) -> None:
     """Prints what a run came to, and where it was written.
 
@@ -160,18 +164,19 @@ class Console:
         column.
       workdir: of the run.
       seconds: that the run took.
+      task: what was measured.
     """
     run = f"{summary['method']}, {summary['steps']} steps"
-    title = f"{run}: {SELECTING.heading} on the test split"
+    title = f"{run}: {task.selecting.heading} on the test split"
     if summary["select_on"] == "holdout":
       title += ", best as chosen on the held-out split"
     table = Table("member", title=title, box=box.SIMPLE_HEAD)
     headings = ["parameters"]
-    for measure in MEASURES:
+    for measure in task.measures:
       if not measure.heading:
         continue
       # The title names the one that has two columns.
-      if measure is SELECTING:
+      if measure is task.selecting:
         headings += [_heading(which, measure.percent) for which in ("last", "best")]
         headings.append("at step")
       else:
@@ -183,9 +188,9 @@ class Console:
     for name, row in summary["members"].items():
       mark = " *" if "quarantined" in row else ""
       label = with_model(name, row["model"]) + mark
-      table.add_row(label, *_cells(row, columns))
+      table.add_row(label, *_cells(row, columns, task))
     for name in summary["predictions"]:
-      table.add_row(name, *_cells(summary[name], columns))
+      table.add_row(name, *_cells(summary[name], columns, task))
     self._rich.print(table)
     for name, row in summary["members"].items():
       if "quarantined" in row:
@@ -208,15 +213,15 @@ def _heading(name: str, percent: bool) -> str:
   return f"{name} %" if percent else name
 
 
-def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+def _cells(row: Mapping[str, Any], columns: Sequence[str], task: Task) -> list[str]:
   """Returns the cells of one member, or of a prediction, which has fewer of them."""
   cells = [_parameters(row["parameters"]) if "parameters" in row else "-"]
   last, best = row["last"], row["best"]
-  for measure in MEASURES:
+  for measure in task.measures:
     if not measure.heading:
       continue
     cells.append(_number(last[measure.name], measure.percent))
-    if measure is SELECTING:
+    if measure is task.selecting:
       cells += [_number(best[measure.name], measure.percent), str(best["step"])]
   cells += [per_cent(row.get(column)) for column in columns]
   return cells

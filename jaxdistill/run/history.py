@@ -58,6 +58,7 @@ class History:
     saved: Mapping[str, Any] | None = None,
     *,
     select_on: str = "test",
+    selecting: str = SELECTING.name,
   ):
     """Starts empty, or from what a checkpoint kept.
 
@@ -66,10 +67,12 @@ class History:
       columns: metrics of the method whose mean over the run the summary shows.
       saved: from `to_dict`.
       select_on: split on which best values are chosen, "test" or "holdout".
+      selecting: measure by which they are chosen.
     """
     saved = saved or {"step": 0, "last": {}, "best": {}, "columns": {}}
     self.members = tuple(members)
     self.select_on = select_on
+    self._selecting = selecting
     self.step: int = saved["step"]
     self.evaluated: int = saved.get("evaluated", self.step)
     """The step of the last evaluation."""
@@ -155,7 +158,7 @@ class History:
   def _score(self, row: Mapping[str, Any]) -> float:
     """Returns what best values are chosen by."""
     selected = row["holdout"] if self.select_on == "holdout" else row
-    return selected[SELECTING.name]
+    return selected[self._selecting]
 
   @property
   def predictions(self) -> tuple[str, ...]:

@@ -19,6 +19,22 @@ CIFAR_COHORTS = {
 }
 """Cohorts of `compared`: name -> group -> its keys."""
 
+MARKET_COHORTS = {
+  "resnet32_mobilenet": {
+    "mobilenet": {"model": "mobilenet.v2"},
+    "resnet32": {"model": "resnet_cifar.resnet32"},
+  },
+  "resnet32_resnet44": {
+    "resnet32": {"model": "resnet_cifar.resnet32"},
+    "resnet44": {"model": "resnet_cifar.resnet44"},
+  },
+  "resnet56_resnet152": {
+    "resnet152": {"model": "resnet.resnet152"},
+    "resnet56": {"model": "resnet_cifar.resnet56"},
+  },
+}
+"""Cohorts of `market1501`: name -> group -> its keys."""
+
 _ALEXNET = {"model": "alexnet", "stem": "cifar"}
 _DENSENET = {"model": "densenet.densenet_bc100"}
 _RESNET = {"model": "resnet_cifar.resnet110"}
@@ -62,7 +78,13 @@ def cifar(dataset: str, method: str, **method_kwargs) -> ConfigDict:
     **method_kwargs: keywords that differ from the method's defaults.
   """
   config = default(f"cifar.{dataset}", method, **method_kwargs)
-  config.optimizer = optimizer(
+  config.optimizer = _competitive_sgd()
+  return config
+
+
+def _competitive_sgd() -> ConfigDict:
+  """Returns the optimiser of Competitive Distillation: see `cifar`."""
+  return optimizer(
     "sgd",
     "step",
     learning_rate=0.1,
@@ -72,12 +94,18 @@ def cifar(dataset: str, method: str, **method_kwargs) -> ConfigDict:
     milestones=("30%", "60%", "90%"),
     decay=0.1,
   )
-  return config
 
 
-def compared_rows(methods: Sequence[str]) -> tuple[str, ...]:
-  """Returns the rows of `compared`: every cohort under every method."""
-  return tuple(f"{cohort},{method}" for cohort in CIFAR_COHORTS for method in methods)
+def compared_rows(
+  methods: Sequence[str], cohorts: Collection[str] = tuple(CIFAR_COHORTS)
+) -> tuple[str, ...]:
+  """Returns the rows of a table that compares methods: every cohort under each.
+
+  Args:
+    methods: registry names.
+    cohorts: their names.
+  """
+  return tuple(f"{cohort},{method}" for cohort in cohorts for method in methods)
 
 
 def compared(dataset: str, row: str, methods: Sequence[str]) -> ConfigDict:
@@ -91,13 +119,45 @@ def compared(dataset: str, row: str, methods: Sequence[str]) -> ConfigDict:
   Raises:
     ConfigError: for another cohort or method.
   """
-  cohort, _, method = row.partition(",")
-  method = method or methods[0]
-  require_choice(cohort=(cohort, tuple(CIFAR_COHORTS)), method=(method, tuple(methods)))
+  cohort, method = _parts_of(row, CIFAR_COHORTS, methods)
   config = cifar(dataset, method)
   if method == methods[0]:
     config.perturb = perturbed_as_in_the_text()
   return _with_groups(config, CIFAR_COHORTS[cohort])
+
+
+def _parts_of(
+  row: str, cohorts: Collection[str], methods: Sequence[str]
+) -> tuple[str, str]:
+  """Returns the cohort and the method of a row; the first method need not be named."""
+  cohort, _, method = row.partition(",")
+  method = method or methods[0]
+  require_choice(cohort=(cohort, tuple(cohorts)), method=(method, tuple(methods)))
+  return cohort, method
+
+
+def market1501(row: str, methods: Sequence[str]) -> ConfigDict:
+  """Returns a row of a table that compares methods on Market-1501.
+
+  The optimiser, the batch of 128 and the 200 epochs are those of `cifar`. Images of
+  256x128 pixels are padded by 10, cropped and flipped.
+
+  Args:
+    row: "COHORT,METHOD" or, for the first method, "COHORT".
+    methods: registry names; only the first one perturbs.
+
+  Raises:
+    ConfigError: for another cohort or method.
+  """
+  cohort, method = _parts_of(row, MARKET_COHORTS, methods)
+  config = default("market1501", method)
+  config.optimizer = _competitive_sgd()
+  config.augment.padding = 10
+  # The test split has more images than an epoch.
+  config.eval_every = "10 epochs"
+  if method == methods[0]:
+    config.perturb = perturbed_as_in_the_text()
+  return _with_groups(config, MARKET_COHORTS[cohort])
 
 
 def perturbed_as_in_the_text() -> ConfigDict:

@@ -16,11 +16,7 @@ from jaxdistill.core.types import Group, PyTree, TrainState
 from jaxdistill.data import Split
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import parameter_count
-from jaxdistill.engine.dispatch import (
-  Dispatch,
-  epoch_order,
-  make_dispatch,
-)
+from jaxdistill.engine.dispatch import Dispatch, make_dispatch
 from jaxdistill.engine.evaluate import Row, compile_eval, evaluate
 from jaxdistill.engine.resident import Resident, put_resident
 from jaxdistill.errors import Preempted, foreign
@@ -154,7 +150,9 @@ def train(
     summary = hosts.from_first(summary)
     hosts.on_first(lambda: write_json(path / "summary.json", summary))
     seconds = time.perf_counter() - started
-    console.closing_table(summary, experiment.method.columns, str(path), seconds)
+    console.closing_table(
+      summary, experiment.method.columns, str(path), seconds, experiment.task
+    )
     return summary
 
 
@@ -192,6 +190,7 @@ def _start(
     experiment.members,
     experiment.method.columns,
     select_on=experiment.select_on,
+    selecting=experiment.task.selecting.name,
   )
   restored = checkpoints.restore(experiment.saved_state, digests)
   if restored:
@@ -412,6 +411,7 @@ class _Run:
       loss=self._loss,
       images_per_second=speed,
       rows=measured["test"],
+      task=self._experiment.task,
     )
     files = _member_files(improved, self._experiment, self._config, self.state, history)
     _save_members(files, self._path, which="best")
@@ -536,14 +536,13 @@ class _Runner:
     return f"{cohort}, batch {self._batch_size}, {devices}, {steps} per dispatch"
 
   def _epoch_order(self, state: TrainState, epoch: int) -> jax.Array:
-    num_examples = len(self._experiment.dataset.train.label)
-    return self._draw_order(state.key, epoch, num_examples)
+    return self._draw_order(state.key, epoch)
 
   @functools.cached_property
-  def _draw_order(self) -> Callable[[jax.Array, int, int], jax.Array]:
-    """`epoch_order`, whose result is on every device."""
+  def _draw_order(self) -> Callable[[jax.Array, int], jax.Array]:
+    """The sampler, whose result is on every device."""
     everywhere = sharding.replicated(self._experiment.mesh)
-    return jax.jit(epoch_order, static_argnums=2, out_shardings=everywhere)
+    return jax.jit(self._experiment.sampler, out_shardings=everywhere)
 
   def before_epoch(self, state: TrainState, step: int) -> TrainState:
     """Draws the epoch's order, and makes the method's surveys, where an epoch begins.
@@ -629,6 +628,7 @@ class _Runner:
         split,
         num_examples=len(examples.label),
         batch_size=batch_size,
+        task=experiment.task,
       )
       rows = wait_for(measure, self._stop)
       members = {member: rows.pop(member) for member in experiment.members}

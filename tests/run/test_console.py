@@ -1,8 +1,11 @@
 """What a run prints."""
 
+import numpy as np
 import pytest
 
+from jaxdistill.data import Ranking
 from jaxdistill.engine.measures import MEASURES
+from jaxdistill.engine.retrieval import RATES, retrieval
 from jaxdistill.run.console import Console, with_model
 
 
@@ -38,6 +41,35 @@ def test_an_evaluation_is_a_line(capsys):
     f"{line}  (loss 0.2500, 1,234 images/s)",
     f"{line}  (loss -, 1,234 images/s)",
   ]
+
+
+def test_an_evaluation_of_a_search_is_a_line_too(capsys):
+  nothing = np.zeros(1)
+  task = retrieval(Ranking(nothing, nothing, nothing))
+  row = {rate.name: 0.5 for rate in RATES}
+  Console().evaluation(
+    step=1,
+    total=2,
+    epoch=1.0,
+    loss=None,
+    images_per_second=1.0,
+    rows={"resnet8.0": row},
+    task=task,
+  )
+  member = {"last": row, "best": {"step": 1, **row}, "parameters": 10, "model": "vgg"}
+  summary = {
+    "method": "dml",
+    "steps": 4,
+    "select_on": "test",
+    "members": {"resnet8.0": member},
+    "predictions": [],
+  }
+  Console().closing_table(summary, (), "runs/here", 1.0, task)
+  line, title, *table = capsys.readouterr().out.splitlines()
+  assert "test Rank-1 %  resnet8.0 50.00" in line
+  assert "Rank-1 on the test split" in title
+  headings = next(each for each in table if "last" in each)
+  assert "mAP %" in headings and "NLL" not in headings
 
 
 def test_the_progress_bar_shows_loss_and_rate(monkeypatch, capsys):

@@ -60,6 +60,15 @@ def test_best_and_last_are_kept_apart_and_ties_keep_the_first():
   assert summary["last"] == {"step": 8, "top1": 0.6, "nll": 1.0}
 
 
+def test_another_measure_may_choose_the_best():
+  history = History(MEMBERS, (), selecting="map")
+  for step, rank1, precision in ((2, 0.9, 0.1), (4, 0.2, 0.8)):
+    history.step = step
+    rows = {name: {"rank1": rank1, "map": precision} for name in MEMBERS}
+    history.add_evaluation(rows)
+  assert history.best["a.0"]["step"] == 4
+
+
 def test_what_is_best_on_the_held_out_split_is_shown_with_its_test_values():
   history = History(MEMBERS, (), select_on="holdout")
   for step, test, holdout in ((2, 0.5, 0.6), (4, 0.4, 0.9), (6, 0.9, 0.8)):
