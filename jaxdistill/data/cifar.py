@@ -431,7 +431,7 @@ def _require_names(variant: _Variant, where: str, names: Sequence[Any]) -> None:
 
 def _require_shape(dataset: Dataset, path: Path) -> None:
   """Raises DataError for images of another size."""
-  shape = dataset.train.image.shape[1:]
+  shape = dataset.train.shape
   if shape != SHAPE:
     raise DataError(
       f"{path}: images are {list(shape)}, CIFAR's are {list(SHAPE)}: use "
