@@ -389,7 +389,7 @@ def hold_out(dataset: Dataset, amount: float, seed: int) -> Dataset:
     quotas[rng.permutation(dataset.num_classes)[:remainder]] += 1
   require(
     quotas.sum() > 0,
-    f"holdout {amount} takes none of the {len(labels)} training examples of "
+    f"holdout {amount:g} takes none of the {len(labels)} training examples of "
     f"{dataset.name}: make it larger",
   )
 
@@ -398,7 +398,7 @@ def hold_out(dataset: Dataset, amount: float, seed: int) -> Dataset:
     rows = np.flatnonzero(labels == label)
     require(
       quota == 0 or quota < len(rows),
-      f"holdout {amount} takes {quota} examples of class {label}, of which "
+      f"holdout {amount:g} takes {quota} examples of class {label}, of which "
       f"{dataset.name} has {len(rows)} for training: make it smaller",
     )
     taken[rng.permutation(rows)[:quota]] = True

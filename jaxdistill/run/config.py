@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 import hashlib
 import inspect
 import json
-import numbers
 from typing import Any, NamedTuple
 
 from jaxdistill.core import registry
@@ -176,11 +175,10 @@ KEYS = (
   ),
   Key(
     "holdout",
-    0,
+    0.0,
     "examples taken out of the training set, as many of each class; below 1: the "
     "fraction that is taken of each class; 0 takes none",
     count_or_fraction(),
-    numbers.Real,
   ),
   Key(
     "resident_bytes",

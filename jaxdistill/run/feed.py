@@ -271,8 +271,9 @@ class Feed:
   def _work(self) -> None:
     """Reads until the end, an error, or nothing more is wanted."""
     try:
-      for plan, images in self._read():
-        self._put(self._deliver(plan, images))
+      with contextlib.closing(self._read()) as batches:
+        for plan, images in batches:
+          self._put(self._deliver(plan, images))
       self._put(None)
     except BaseException as error:
       self._put(_Raised(error))

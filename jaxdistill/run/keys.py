@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 import inspect
 import math
-import numbers
 import typing
 from typing import Any, NamedTuple
 
@@ -58,10 +57,8 @@ def fraction() -> Allowed:
 def count_or_fraction() -> Allowed:
   """Allows whole numbers from 0 on, and fractions of everything below 1."""
 
-  def check(value: Any) -> bool:
-    if type(value) is int:
-      return value >= 0
-    return type(value) is float and 0 <= value < 1
+  def check(value: float) -> bool:
+    return 0 <= value < 1 or (value >= 1 and float(value).is_integer())
 
   return Allowed(check, "a whole number from 0 on or a fraction in [0, 1)")
 
@@ -119,9 +116,6 @@ class Key(NamedTuple):
     """A value of the key's type; None where any type will do."""
     if self.default is REQUIRED:
       return _EXAMPLES.get(type_name(self.annotation))
-    # Whole or not: what is allowed tells the rest.
-    if self.annotation is numbers.Real:
-      return None
     # An empty list does not tell what it is a list of.
     if isinstance(self.default, (tuple, list)) and not self.default:
       elements = typing.get_args(self.annotation)

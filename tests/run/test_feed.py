@@ -273,7 +273,7 @@ def hanging(feeds, monkeypatch):
 
 def test_a_long_wait_is_told_and_a_longer_one_ends_the_run(feeds, hanging, monkeypatch):
   monkeypatch.setattr(feed, "TOLD_SECONDS", 0.03)
-  awaited = r"train \(batch 5, from example 10 on\)"
+  awaited = r"train \(batch 5, from example 6 on\)"
   with pytest.raises(StalledError, match=f"no image of {awaited} has come for") as e:
     hanging.next(never)
   assert e.value.exit_code == 82
