@@ -6,7 +6,7 @@ only the rows that its own devices hold.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 import contextlib
 import itertools
 import queue
@@ -293,7 +293,7 @@ class Feed:
       self._awaited.append(plan)
       yield request_of(self._split, plan, self._rows)
 
-  def _read(self) -> Iterator[tuple[Plan, Images]]:
+  def _read(self) -> Generator[tuple[Plan, Images], None, None]:
     """Yields each batch with what was read of it.
 
     Raises:
