@@ -85,6 +85,12 @@ class PeerLostError(JaxdistillError):
   exit_code = 82
 
 
+class StalledError(JaxdistillError):
+  """The data set stands still: images that are read when needed do not come."""
+
+  exit_code = 82
+
+
 def _one_line(text: str) -> str:
   """Returns a text in one line, with escapes for what cannot be printed."""
   characters = []
@@ -156,6 +162,25 @@ def _line_in(error: BaseException, path: str) -> int | None:
     if frame.f_code.co_filename == path:
       found = line
   return found
+
+
+@contextlib.contextmanager
+def readable(what: str) -> Iterator[None]:
+  """Tells in one line of a file that cannot be read.
+
+  Args:
+    what: for the error.
+
+  Raises:
+    DataError: in place of the system's error.
+  """
+  try:
+    yield
+  except UnicodeEncodeError as error:
+    raise DataError(f"{what}: no file can have this name: {reason(error)}") from error
+  except OSError as error:
+    where = error.filename or "a file"
+    raise DataError(f"{what}: {where} cannot be read: {reason(error)}") from error
 
 
 # Commands.

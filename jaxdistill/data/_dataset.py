@@ -69,9 +69,10 @@ class Images(NamedTuple):
   """A batch that was read.
 
   Attributes:
-    image: uint8[b, H, W, 3].
+    image: uint8[b, H, W, 3], which is not written to any more.
     intact: bool[b] False where the example could not be read and was left out; its
-      image is black.
+      image is black. A training example cannot be left out: its reader reads another
+      one in its place.
   """
 
   image: np.ndarray
@@ -91,6 +92,13 @@ class Reader(Protocol):
 
     Raises:
       DataError: naming the file that cannot be read.
+    """
+    ...
+
+  def for_evaluation(self) -> "Reader":
+    """Returns the reader of the same rows as test images are read.
+
+    Without random crops, in the size of the test images.
     """
     ...
 
@@ -119,6 +127,15 @@ class Streamed(NamedTuple):
       rows: bool[N], or integers.
     """
     return self._replace(label=self.label[rows], rows=self.rows[rows])
+
+  def for_evaluation(self, shape: tuple[int, ...]) -> "Streamed":
+    """Returns the same examples, read as test images are.
+
+    Args:
+      shape: (H, W, 3) of the test images.
+    """
+    reader = self.reader.for_evaluation()
+    return self._replace(shape=shape, reader=reader, varies=False)
 
 
 class Ranking(NamedTuple):
@@ -419,44 +436,77 @@ def _as_channels(values: np.ndarray) -> Channels:
   return red, green, blue
 
 
-def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
-  """Moves examples from the training split to `holdout`, equally many of each class.
+def hold_out(dataset: Dataset, amount: float, seed: int) -> Dataset:
+  """Moves examples from the training split to `holdout`.
 
-  They are drawn at random. Where the count is no multiple of C, the classes that give
+  They are drawn at random: a number of examples has equally many of each class, a
+  fraction is that of each class. Where that leaves a remainder, the classes that give
   one more are drawn too. The remaining training examples keep their order and are
-  numbered anew.
+  numbered anew. Where images are read when they are needed, those held out are read as
+  test images are.
 
   Args:
     dataset: the data set.
-    count: number of examples to take; 0 takes none.
+    amount: number of examples to take, or a fraction of them below 1; 0 takes none.
     seed: of the draw: the same seed takes the same examples.
 
   Returns:
     The data set with the two splits.
 
   Raises:
-    ConfigError: if a class has too few examples to give its quota and keep one.
+    ConfigError: if a class has too few examples to give its quota and keep one, or no
+      example would be taken.
   """
-  if not count:
+  if not amount:
     return dataset
   rng = np.random.default_rng(seed)
   labels = dataset.train.label
 
   # How many examples each class gives.
-  per_class, remainder = divmod(count, dataset.num_classes)
-  quotas = np.full(dataset.num_classes, per_class)
-  quotas[rng.permutation(dataset.num_classes)[:remainder]] += 1
+  if amount < 1:
+    counts = np.bincount(labels, minlength=dataset.num_classes)
+    quotas = _fractions_of(counts, amount, rng)
+  else:
+    per_class, remainder = divmod(round(amount), dataset.num_classes)
+    quotas = np.full(dataset.num_classes, per_class)
+    quotas[rng.permutation(dataset.num_classes)[:remainder]] += 1
+  require(
+    quotas.sum() > 0,
+    f"holdout {amount:g} takes none of the {len(labels)} training examples of "
+    f"{dataset.name}: make it larger",
+  )
 
   taken = np.zeros(len(labels), bool)
   for label, quota in enumerate(quotas):
     rows = np.flatnonzero(labels == label)
     require(
       quota == 0 or quota < len(rows),
-      f"holdout {count} takes {quota} examples of class {label}, of which "
+      f"holdout {amount:g} takes {quota} examples of class {label}, of which "
       f"{dataset.name} has {len(rows)} for training: make it smaller",
     )
     taken[rng.permutation(rows)[:quota]] = True
-  return dataset._replace(
-    train=dataset.train.take(~taken),
-    holdout=dataset.train.take(taken),
-  )
+  holdout = dataset.train.take(taken)
+  if isinstance(holdout, Streamed):
+    holdout = holdout.for_evaluation(dataset.test.shape)
+  return dataset._replace(train=dataset.train.take(~taken), holdout=holdout)
+
+
+def _fractions_of(
+  counts: np.ndarray, fraction: float, rng: np.random.Generator
+) -> np.ndarray:
+  """Returns how many examples each class gives of a fraction: i64[C].
+
+  Args:
+    counts: i64[C] examples of each class.
+    fraction: to be taken of all.
+    rng: draws among classes to which rounding has done the same.
+  """
+  exact = fraction * counts
+  quotas = np.floor(exact).astype(np.int64)
+  left = round(fraction * counts.sum()) - quotas.sum()
+  # Those that rounding has taken most from give one more, unless it is their last.
+  drawn = rng.permutation(len(counts))
+  nearest = drawn[np.argsort((quotas - exact)[drawn], kind="stable")]
+  able = nearest[quotas[nearest] + 1 < counts[nearest]]
+  quotas[able[:left]] += 1
+  return quotas

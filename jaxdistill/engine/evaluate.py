@@ -1,6 +1,7 @@
 """Exact evaluation over a whole split: members, and predictions of the method."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,22 @@ from jaxdistill.core.types import Group, Outputs, TrainState
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import active_members, forward, member_names
 from jaxdistill.engine.measures import CLASSIFICATION, Row, Task
-from jaxdistill.engine.resident import Resident
+from jaxdistill.engine.resident import Delivered, Part, Resident
+from jaxdistill.errors import DataError
 from jaxdistill.inputs.augment import Channels, normalize, to_float
+
+
+class Evaluated(NamedTuple):
+  """What an evaluation has measured.
+
+  Attributes:
+    rows: name -> measure -> value, those of the task; names in member order, then
+      the method's predictions.
+    count: number of the examples.
+  """
+
+  rows: dict[str, Row]
+  count: int
 
 
 def make_forward(
@@ -44,19 +59,6 @@ def make_forward(
   return run
 
 
-def padded_batches(
-  num_examples: int, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields (index i32[B], mask f32[B]) that cover every example once.
-
-  The last batch is padded with examples whose mask is 0.
-  """
-  for start in range(0, num_examples, batch_size):
-    index = np.arange(start, start + batch_size)
-    mask = index < num_examples
-    yield np.minimum(index, num_examples - 1).astype(np.int32), mask.astype(np.float32)
-
-
 def make_eval_step(
   specs: Sequence[GroupSpec],
   method: Method,
@@ -66,7 +68,7 @@ def make_eval_step(
   mesh: Mesh,
   task: Task = CLASSIFICATION,
 ) -> Callable:
-  """Returns the jitted function that measures one batch of a resident split.
+  """Returns the jitted function that measures one batch of a split.
 
   Args:
     specs: the groups, in member order.
@@ -84,7 +86,7 @@ def make_eval_step(
   names = member_names(specs)
   run = make_forward(specs, mean=mean, std=std, evaluated=True)
 
-  def eval_step(cohort, method_state, split: Resident, index):
+  def eval_step(cohort, method_state, split: Resident | Delivered, index):
     index = sharding.constrain_rows(mesh, index)
     image, label = split.take(index)
     outputs = run(cohort, image)
@@ -111,9 +113,19 @@ def _measured(outputs: Outputs, m: int, feature: str) -> jax.Array:
 
 
 def compile_eval(
-  eval_step: Callable, state: TrainState, split: Resident, batch_size: int
+  eval_step: Callable,
+  state: TrainState,
+  split: Resident | Delivered,
+  batch_size: int,
 ) -> Callable:
-  """Compiles `eval_step` for a split and a batch size, ahead of its first call."""
+  """Compiles `eval_step` for a split and a batch size, ahead of its first call.
+
+  Args:
+    eval_step: from `make_eval_step`.
+    state: train state.
+    split: on the devices; of a batch that will be read, the shapes.
+    batch_size: examples of a batch.
+  """
   index = np.zeros(batch_size, np.int32)
   return eval_step.lower(state.cohort, state.method, split, index).compile()
 
@@ -121,28 +133,35 @@ def compile_eval(
 def evaluate(
   eval_step: Callable,
   state: TrainState,
-  split: Resident,
-  *,
-  num_examples: int,
-  batch_size: int,
+  parts: Iterable[Part],
+  mesh: Mesh,
   task: Task = CLASSIFICATION,
-) -> dict[str, Row]:
-  """Measures a whole split; the remainder is padded, and every example counts once.
+) -> Evaluated:
+  """Measures the examples of all parts; each counts once, and padding does not.
 
   Args:
     eval_step: from `make_eval_step`, or `compile_eval`.
     state: train state.
-    split: on the devices.
-    num_examples: N.
-    batch_size: examples of a batch, a multiple of the number of devices.
+    parts: the batches, each of a multiple of the number of devices.
+    mesh: device mesh.
     task: what is measured, that of `eval_step`.
 
-  Returns:
-    name -> measure -> value; names in member order, then the method's predictions.
+  Raises:
+    DataError: if no example could be read.
   """
-  parts = []
-  for index, _ in padded_batches(num_examples, batch_size):
-    parts.append(eval_step(state.cohort, state.method, split, index))
-  parts = jax.device_get(parts)
-  values = jax.tree.map(lambda *rows: np.concatenate(rows)[:num_examples], *parts)
-  return {name: task.reduce(kept) for name, kept in values.items()}
+  measured = []
+  masks = []
+  for split, index, mask in parts:
+    measured.append(eval_step(state.cohort, state.method, split, index))
+    masks.append(sharding.gather_rows(mesh, mask))
+    if isinstance(split, Delivered) and len(measured) > 1:
+      # The images of a batch are given up when it has been measured.
+      jax.block_until_ready(measured[-2])
+  masks = jax.device_get(masks)
+  is_measured = np.concatenate(masks) > 0
+  if not is_measured.any():
+    raise DataError("no image of a split that is evaluated can be read: see its files")
+  measured = jax.device_get(measured)
+  values = jax.tree.map(lambda *rows: np.concatenate(rows)[is_measured], *measured)
+  rows = {name: task.reduce(kept) for name, kept in values.items()}
+  return Evaluated(rows=rows, count=int(is_measured.sum()))

@@ -8,6 +8,7 @@ config says otherwise. Everything else is on every device.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import logging
 import os
 from typing import Any
@@ -255,6 +256,57 @@ def put(array: np.ndarray, placement: jax.sharding.Sharding) -> jax.Array:
   `jax.device_put` would send all of it around to see that it is the same.
   """
   return jax.make_array_from_callback(array.shape, placement, lambda part: array[part])
+
+
+def rows_here(mesh: Mesh, number: int) -> np.ndarray:
+  """Returns which rows of an array, split by its rows, this process's devices hold.
+
+  Args:
+    mesh: devices.
+    number: of the rows of the whole array.
+
+  Returns:
+    i64[b], ascending.
+  """
+  parts = shard_over_rows(mesh).addressable_devices_indices_map((number,))
+  held = np.zeros(number, bool)
+  for index in parts.values():
+    held[index] = True
+  return np.flatnonzero(held)
+
+
+def put_rows(mesh: Mesh, local: np.ndarray, rows: np.ndarray, number: int) -> jax.Array:
+  """Copies rows of an array to this process's devices that hold them.
+
+  Args:
+    mesh: devices.
+    local: [b, ...] those of this process.
+    rows: i64[b] which they are, from `rows_here`.
+    number: of the rows of the whole array.
+
+  Returns:
+    The whole array [number, ...], split by its rows.
+  """
+
+  def part(index: Any) -> np.ndarray:
+    first, end, _ = index[0].indices(number)
+    start, stop = np.searchsorted(rows, (first, end))
+    return local[start:stop]
+
+  shape = (number, *local.shape[1:])
+  return jax.make_array_from_callback(shape, shard_over_rows(mesh), part)
+
+
+@functools.cache
+def _gatherer(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+  return jax.jit(lambda x: x, out_shardings=replicated(mesh))
+
+
+def gather_rows(mesh: Mesh, x: Any) -> Any:
+  """Returns an array that is split by its rows where every process can read all."""
+  if not isinstance(x, jax.Array) or x.is_fully_addressable:
+    return x
+  return _gatherer(mesh)(x)
 
 
 def put_replicated(mesh: Mesh, tree: PyTree) -> PyTree:

@@ -3,9 +3,9 @@
 They are for methods whose targets or weights come from one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 from jax.sharding import Mesh
@@ -13,9 +13,17 @@ from jax.sharding import Mesh
 from jaxdistill.core.method import GroupSpec, Method, Survey
 from jaxdistill.core.types import Batch, PyTree, TrainState
 from jaxdistill.engine import sharding
-from jaxdistill.engine.evaluate import make_forward, padded_batches
-from jaxdistill.engine.resident import Resident
+from jaxdistill.engine.evaluate import make_forward
+from jaxdistill.engine.resident import Delivered, Part, Resident
 from jaxdistill.inputs.augment import Channels
+
+
+class Covered(Protocol):
+  """A split that can be covered once: a `Resident`, or one that is read."""
+
+  def parts(self, batch_size: int, /) -> Iterable[Part]:
+    """Returns batches that cover every example once."""
+    ...
 
 
 class _Compiled(NamedTuple):
@@ -60,7 +68,7 @@ class Surveyor:
     return any(survey.due(epoch) for survey in self._surveys)
 
   def run(
-    self, state: TrainState, splits: Mapping[str, Resident], epoch: int
+    self, state: TrainState, splits: Mapping[str, Covered], epoch: int
   ) -> TrainState:
     """Makes the surveys that are due before `epoch`, one after the other.
 
@@ -84,7 +92,7 @@ class Surveyor:
     number: int,
     survey: Survey,
     state: TrainState,
-    split: Resident,
+    split: Covered,
   ) -> PyTree:
     """Makes one survey; returns the method's new memory."""
     memory = state.method.memory
@@ -92,8 +100,11 @@ class Surveyor:
       self._compiled[number] = self._prepare(survey, memory)
     start, collect, finish = self._compiled[number]
     collected = start(memory)
-    for index, mask in padded_batches(len(split.label), self._batch_size):
-      collected = collect(state.cohort, memory, collected, split, index, mask)
+    for part, index, mask in split.parts(self._batch_size):
+      collected = collect(state.cohort, memory, collected, part, index, mask)
+      if isinstance(part, Delivered):
+        # Else the images of all batches might wait on the devices.
+        jax.block_until_ready(collected)
     return finish(memory, collected)
 
   def _prepare(self, survey: Survey, memory: PyTree) -> _Compiled:
@@ -102,7 +113,7 @@ class Surveyor:
     collected = jax.eval_shape(survey.start, memory)
     collected_sharding = sharding.state_sharding(self._mesh, collected)
 
-    def collect(cohort, memory, collected, split: Resident, index, mask):
+    def collect(cohort, memory, collected, split: Resident | Delivered, index, mask):
       index, mask = sharding.constrain_rows(self._mesh, (index, mask))
       image, label = split.take(index)
       batch = Batch(image=image, label=label, index=index, mask=mask)

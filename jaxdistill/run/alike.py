@@ -88,12 +88,14 @@ def require_same_data(experiment: Experiment) -> None:
 
 
 def _digest(tree) -> str:
-  """Returns a hash of all arrays and texts of a pytree."""
+  """Returns a hash of all arrays, texts and readers of a pytree."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     digest.update(jax.tree_util.keystr(path).encode())
-    if isinstance(leaf, str):
-      digest.update(leaf.encode())
+    # What is read when it is needed tells itself from other files.
+    text = getattr(leaf, "digest", leaf)
+    if isinstance(text, str):
+      digest.update(text.encode())
       continue
     array = np.ascontiguousarray(leaf)
     digest.update(f"{array.dtype}{array.shape}".encode())

@@ -76,6 +76,11 @@ def _give_up(thread: threading.Thread) -> None:
   atexit.register(thread.join)
 
 
+def abandon(thread: threading.Thread) -> None:
+  """Remembers a thread that may never end: nobody waits for it."""
+  _given_up.append(thread)
+
+
 def leave(code: int) -> int:
   """Returns an exit code, or ends the process with it if work was given up.
 

@@ -3,8 +3,7 @@
 Everything that can be refused is refused here.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -17,8 +16,15 @@ import optax
 from jaxdistill.core import registry
 from jaxdistill.core.durations import MOST_STEPS, Clock
 from jaxdistill.core.method import GroupSpec, Method
-from jaxdistill.core.types import Batch, MakeViews, Perturb, TrainState, TrainStep
-from jaxdistill.data import Dataset, Split, hold_out
+from jaxdistill.core.types import (
+  Augment,
+  Batch,
+  MakeViews,
+  Perturb,
+  TrainState,
+  TrainStep,
+)
+from jaxdistill.data import Dataset, Split, Streamed, hold_out
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import make_spec, member_names, spread_members
 from jaxdistill.engine.dispatch import common_period
@@ -29,7 +35,7 @@ from jaxdistill.engine.retrieval import retrieval
 from jaxdistill.engine.sampling import Sampler, make_sampler
 from jaxdistill.engine.survey import Surveyor
 from jaxdistill.engine.train_step import init_state, make_train_step
-from jaxdistill.errors import ConfigError, DataError, foreign, naming, reason, require
+from jaxdistill.errors import ConfigError, foreign, naming, readable, require
 from jaxdistill.inputs.augment import Channels, Normalization, pad_crop_flip
 from jaxdistill.inputs.perturb.pool import make_perturb
 from jaxdistill.inputs.views import make_views
@@ -73,7 +79,7 @@ class Experiment:
   """What a run needs."""
 
   dataset: Dataset
-  """Host arrays."""
+  """Host arrays, or what is read when it is needed."""
   specs: tuple[GroupSpec, ...]
   """The groups, in member order."""
   models: Mapping[str, str]
@@ -96,6 +102,8 @@ class Experiment:
   """The split on which best weights are chosen: "test" or "holdout"."""
   task: Task
   """What members are measured by."""
+  seed: int
+  """Of everything random."""
   sampler: Sampler
   """The order in which an epoch visits the training examples."""
   init: Callable[[], TrainState]
@@ -177,7 +185,7 @@ def build(
   perturb = _make_perturb(config.perturb, num_members)
 
   if dataset is None:
-    with _readable("data"):
+    with readable("data"):
       read = _component("data", "data", config.data)
     dataset = hold_out(read, config.holdout, config.seed)
   _require_splits(config, method, dataset)
@@ -206,7 +214,8 @@ def build(
     specs,
     method,
     optimizers,
-    image_shape=dataset.train.image.shape[1:],
+    # Augmentation may crop training images to this size.
+    image_shape=dataset.test.shape,
     num_classes=dataset.num_classes,
     num_examples=len(dataset.train.label),
     clock=clock,
@@ -263,6 +272,7 @@ def build(
     watch=Watch(specs, periods.patience, config.on_divergence),
     select_on=select_on,
     task=task,
+    seed=config.seed,
     sampler=sampler,
     init=functools.partial(jitted_init, initial),
     program=program,
@@ -282,22 +292,6 @@ def _component(section_name: str, kind: str, section: ConfigDict) -> Any:
   name = keywords.pop("name")
   with naming(section_name):
     return registry.resolve(kind, name, **keywords)
-
-
-@contextlib.contextmanager
-def _readable(what: str) -> Iterator[None]:
-  """Tells in one line of a file that cannot be read.
-
-  Raises:
-    DataError: in place of the system's error.
-  """
-  try:
-    yield
-  except UnicodeEncodeError as error:
-    raise DataError(f"{what}: no file can have this name: {reason(error)}") from error
-  except OSError as error:
-    where = error.filename or "a file"
-    raise DataError(f"{what}: {where} cannot be read: {reason(error)}") from error
 
 
 def _round_up(number: int, divisor: int) -> int:
@@ -417,14 +411,14 @@ def _select_on(config: ConfigDict, dataset: Dataset) -> str:
   return config.select_on
 
 
-def _batch_shapes(batch_size: int, split: Split) -> Batch:
+def _batch_shapes(batch_size: int, split: Split | Streamed) -> Batch:
   """Returns the shapes of a batch of a split."""
 
   def shape(*sizes: int, dtype: Any) -> Any:
     return jax.ShapeDtypeStruct((batch_size, *sizes), dtype)
 
   return Batch(
-    image=shape(*split.image.shape[1:], dtype=split.image.dtype),
+    image=shape(*split.shape, dtype=jnp.uint8),
     label=shape(dtype=jnp.int32),
     index=shape(dtype=jnp.int32),
     mask=shape(dtype=jnp.float32),
@@ -540,9 +534,11 @@ def _make_views(
   perturb: Perturb,
 ) -> MakeViews:
   """Builds the function that prepares what each member sees."""
+  # Blotted out with the mean of the images, however the members normalise them.
+  augment = pad_crop_flip(**config.augment, fill=dataset.mean)
+  _require_one_size(augment, dataset)
   return make_views(
-    # Blotted out with the mean of the images, however the members normalise them.
-    pad_crop_flip(**config.augment, fill=dataset.mean),
+    augment,
     perturb,
     **channels,
     members=members,
@@ -550,6 +546,21 @@ def _make_views(
     space=config.perturb.space,
     per_member=config.views == "per_member",
     smoothing=config.label_smoothing,
+  )
+
+
+def _require_one_size(augment: Augment, dataset: Dataset) -> None:
+  """Raises ConfigError unless images leave the augmentation as large as test images."""
+  image = jax.ShapeDtypeStruct((1, *dataset.train.shape), jnp.uint8)
+  with foreign("augment"):
+    key = jax.eval_shape(jax.random.key, 0)
+    augmented = jax.eval_shape(augment, key, image)
+  shape = augmented.shape[1:]
+  require(
+    shape == dataset.test.shape,
+    f"training images are {list(dataset.train.shape)} and leave the augmentation as "
+    f"{list(shape)}, but test images are {list(dataset.test.shape)}: crop to their "
+    "size, in augment or where the images are read",
   )
 
 
@@ -582,7 +593,7 @@ def _read_initial_weights(
     weights = {}
     for path in dict.fromkeys(paths):
       with naming(f"cohort.{spec.name}"):
-        with _readable(path):
+        with readable(path):
           weights[path] = pretrained.load(
             path,
             one_member,

@@ -22,6 +22,7 @@ from jaxdistill.run.keys import (
   at_least,
   between,
   choice,
+  count_or_fraction,
   fraction,
   positive,
   with_type,
@@ -175,9 +176,17 @@ KEYS = (
   ),
   Key(
     "holdout",
-    0,
-    "examples taken out of the training set, as many of each class; 0 takes none",
-    at_least(0),
+    0.0,
+    "examples taken out of the training set, as many of each class; below 1: the "
+    "fraction that is taken of each class; 0 takes none",
+    count_or_fraction(),
+  ),
+  Key(
+    "resident_bytes",
+    -1,
+    "of a device's memory, for splits that are read from files and fit: they are read "
+    "once; larger ones are streamed; 0: all of them; -1: half of the memory",
+    at_least(-1),
   ),
   Key(
     "sampler",
@@ -221,6 +230,7 @@ HARMLESS = (
   "mesh.member",
   "compilation_cache",
   "profile_steps",
+  "resident_bytes",
   "data.dir",
 )
 """Keys that may change between two runs in one workdir.
@@ -374,14 +384,14 @@ def _out_of_range(known: Mapping[str, Key], values: Mapping[str, Any]) -> list[s
     allowed = known[name].allowed
     if not allowed.check(value):
       problems.append(f"{name} must be {allowed.text}, got {value!r}")
-    elif type(value) is int and value > _LARGEST_COUNT and not _is_of_data(name):
+    elif type(value) is int and value > _LARGEST_COUNT and not _is_of_host(name):
       problems.append(f"{name} must be at most {_LARGEST_COUNT}, got {value}")
   return problems
 
 
-def _is_of_data(name: str) -> bool:
-  """Whether a key is the data set's, which are read on the host only."""
-  return name.startswith("data.")
+def _is_of_host(name: str) -> bool:
+  """Whether a key is used on the host only, as those of the data set are."""
+  return name.startswith("data.") or name == "resident_bytes"
 
 
 # What two runs have in common.

@@ -50,6 +50,7 @@ CONNECT_SECONDS = "JAXDISTILL_CONNECT_SECONDS"
 STALL_SECONDS = "JAXDISTILL_STALL_SECONDS"
 """Environment variable: how long a run may stand still between two dispatches."""
 
+_STALL_SECONDS = 600.0
 # Compiling, reading the data or checking a checkpoint may take that long.
 _SLOW_SECONDS = 3600.0
 # A process that is not heard of for so long is lost. JAX aborts all when its own limit
@@ -83,7 +84,7 @@ class _Own:
 
   def __init__(self):
     self.joined = False
-    self.stall_seconds = 600.0
+    self.stall_seconds = _STALL_SECONDS
     self.leaving = threading.Event()
     self.patience = float("inf")
     self.deadline = float("inf")
@@ -168,7 +169,7 @@ def connect() -> None:
   import jax
 
   seconds = _seconds_of(CONNECT_SECONDS, 300)
-  _own.stall_seconds = _seconds_of(STALL_SECONDS, _own.stall_seconds)
+  _own.stall_seconds = stall_seconds()
   # JAX's own limit would abort the process.
   limit = threading.Timer(seconds, _end_unconnected, [seconds])
   limit.daemon = True
@@ -266,6 +267,15 @@ def _are_detected(environment: Mapping[str, str]) -> bool:
         f"({describe(error)}): set {PROCESSES}, {PROCESS} and {ADDRESS}"
       ) from error
   return False
+
+
+def stall_seconds() -> float:
+  """Returns how long a run may stand still between two dispatches.
+
+  Raises:
+    ConfigError: if the environment does not say it as a number above 0.
+  """
+  return _seconds_of(STALL_SECONDS, _STALL_SECONDS)
 
 
 def _seconds_of(name: str, default: float) -> float:

@@ -54,6 +54,15 @@ def fraction() -> Allowed:
   return Allowed(lambda value: 0 <= value < 1, "in [0, 1)")
 
 
+def count_or_fraction() -> Allowed:
+  """Allows whole numbers from 0 on, and fractions of everything below 1."""
+
+  def check(value: float) -> bool:
+    return 0 <= value < 1 or (value >= 1 and float(value).is_integer())
+
+  return Allowed(check, "a whole number from 0 on or a fraction in [0, 1)")
+
+
 def positive() -> Allowed:
   """Allows finite numbers above 0."""
   return Allowed(lambda value: 0 < value < float("inf"), "a finite number above 0")

@@ -24,6 +24,12 @@ _POSITION = ("step", "epoch", "split")
 TIMING = ("seconds", "images_per_second")
 """What stands last in a training line, and differs between two runs of one config."""
 
+WAITING = "waiting"
+"""Fraction of the time in which training waited for images, where they are streamed.
+
+It stands behind `TIMING` and differs like those.
+"""
+
 EVALUATED = ("test", "holdout")
 """Splits of the lines that an evaluation writes."""
 
@@ -61,9 +67,11 @@ class MetricLog:
   """Writes metric lines; after a resume each step stands there exactly once.
 
   A line is {"step", "epoch", "split", "<metric>/<member>": value, ...}; a training line
-  ends with `TIMING`. Values that are not finite are null.
+  ends with `TIMING`, and `WAITING` where images are streamed. Values that are not
+  finite are null.
 
   Attributes:
+    waiting: mean of `WAITING` over the training lines; None where nothing is streamed.
     seconds: of the last training line: since the run began, over all processes that
       continued it, without what was lost when one of them was killed.
   """
@@ -106,6 +114,7 @@ class MetricLog:
     os.replace(temporary, self._jsonl)
     self._file = open(self._jsonl, "a")
     self.seconds = _last_seconds(lines)
+    self._waiting = _waiting_of(lines)
     # When the run would have begun without a break.
     self._started = started - self.seconds
     self._columns: list[str] = []
@@ -128,6 +137,7 @@ class MetricLog:
     values: Mapping[str, float],
     *,
     images_per_second: float | None = None,
+    waiting: float | None = None,
   ) -> None:
     """Appends one line to every file and flushes it.
 
@@ -137,6 +147,7 @@ class MetricLog:
       split: that was measured.
       values: metric -> value.
       images_per_second: training speed, for a training line.
+      waiting: fraction of the time, for a training line of streamed images.
     """
     line: dict[str, Any] = {"step": step, "epoch": round(epoch, 6), "split": split}
     for key, value in values.items():
@@ -145,6 +156,9 @@ class MetricLog:
       self.seconds = round(time.perf_counter() - self._started, 3)
       line["seconds"] = self.seconds
       line["images_per_second"] = round(images_per_second, 1)
+    if waiting is not None:
+      line[WAITING] = round(waiting, 4)
+      self._waiting.append(line[WAITING])
     self._file.write(json.dumps(line) + "\n")
     self._file.flush()
     if line.keys() <= set(self._columns):
@@ -154,6 +168,13 @@ class MetricLog:
       self._rewrite_csv()
     self._write_board(line)
     self._board.flush()
+
+  @property
+  def waiting(self) -> float | None:
+    """See the class."""
+    if not self._waiting:
+      return None
+    return round(sum(self._waiting) / len(self._waiting), 4)
 
   def _rewrite_csv(self) -> None:
     """Writes the table anew with one column for every key there is."""
@@ -186,9 +207,11 @@ class NoLog:
 
   Attributes:
     seconds: 0.
+    waiting: None.
   """
 
   seconds = 0.0
+  waiting = None
 
   def write(self, *line: Any, **measured: Any) -> None:
     """Does nothing; see `MetricLog.write`."""
@@ -204,6 +227,16 @@ def _last_seconds(lines: list[dict[str, Any]]) -> float:
     if isinstance(seconds, (int, float)):
       return seconds
   return 0.0
+
+
+def _waiting_of(lines: list[dict[str, Any]]) -> list[float]:
+  """Returns what the lines say of waiting, of those that do."""
+  found = []
+  for line in lines:
+    waiting = line.get(WAITING)
+    if isinstance(waiting, (int, float)):
+      found.append(waiting)
+  return found
 
 
 def _new_board(directory: Path) -> EventsWriter:

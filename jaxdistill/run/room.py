@@ -60,6 +60,22 @@ def _device_memory() -> int:
   return statistics.get("bytes_limit", physical_memory())
 
 
+def resident_limit(resident_bytes: int) -> int:
+  """Returns how much of a device's memory splits may take that are read from files.
+
+  Args:
+    resident_bytes: the key of the config; -1 is half of the memory, and no more than
+      half of the host's, which keeps what it has read.
+  """
+  if resident_bytes >= 0:
+    return resident_bytes
+  host = physical_memory()
+  # On a CPU, all devices have their copies in one memory.
+  if jax.local_devices()[0].platform == "cpu":
+    return host // 2 // jax.local_device_count()
+  return min(_device_memory(), host) // 2
+
+
 def require_fits(state: PyTree) -> None:
   """Refuses a state of which a device would have more than its whole memory.
 

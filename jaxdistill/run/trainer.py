@@ -13,12 +13,18 @@ import jax
 import numpy as np
 
 from jaxdistill.core.types import Group, PyTree, TrainState
-from jaxdistill.data import Split
+from jaxdistill.data import Split, Streamed
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import parameter_count
 from jaxdistill.engine.dispatch import Dispatch, make_dispatch
 from jaxdistill.engine.evaluate import Row, compile_eval, evaluate
-from jaxdistill.engine.resident import Resident, put_resident
+from jaxdistill.engine.resident import (
+  Delivered,
+  Resident,
+  delivered_shapes,
+  put_resident,
+)
+from jaxdistill.engine.survey import Covered
 from jaxdistill.errors import Preempted, foreign
 from jaxdistill.run import hosts, member
 from jaxdistill.run.alike import (
@@ -31,12 +37,14 @@ from jaxdistill.run.build import Experiment, build
 from jaxdistill.run.checkpoint import Checkpoints, remove_partial
 from jaxdistill.run.config import ConfigDict, config_digest, network_keys
 from jaxdistill.run.console import Console, with_model
+from jaxdistill.run.feed import Feed, Feeds, host_order, training_plans
 from jaxdistill.run.history import History, Window
 from jaxdistill.run.jax_settings import keep_programs, matmul_precision
 from jaxdistill.run.lineage import Fork, fork_of, is_beginning, read_fork
 from jaxdistill.run.logs import MetricLog, NoLog
 from jaxdistill.run.manifest import write_json
 from jaxdistill.run.profile import Profile
+from jaxdistill.run.residency import settle, streamed_splits, that_fit
 from jaxdistill.run.room import shortage_explained
 from jaxdistill.run.saver import Saver
 from jaxdistill.run.workdir import bind_config, locked
@@ -124,16 +132,25 @@ def train(
       warning = keep_programs()
       if warning:
         console.say(warning)
+    feeds = Feeds(experiment.mesh, console.say)
+    stack.callback(feeds.close)
+    step, total = 0, experiment.clock.total_steps
     try:
       start = _start(experiment, checkpoints, digests, forked, console, stop)
+      step = start.history.step
+      to_read = that_fit(experiment, config.resident_bytes)
+      if step < total:
+        experiment = settle(experiment, to_read, feeds, console, stop)
+        to_read = []
     except Stopped:
-      raise _preempted(path, 0, experiment.clock.total_steps) from None
+      raise _preempted(path, step, total) from None
     run = _Run(
       experiment=experiment,
       config=config,
       path=path,
       require_in_place=require_in_place or _nothing,
       saver=Saver(checkpoints),
+      feeds=feeds,
       console=console,
       start=start,
       stop=stop,
@@ -146,7 +163,12 @@ def train(
       run.history.active, experiment, config, run.state, run.history
     )
     _save_members(files, path, which="last")
-    summary = _summarize(experiment, config, run.state, run.history, run.log.seconds)
+    summary = _summarize(experiment, config, run.state, run.history, run.log)
+    streamed = streamed_splits(experiment.dataset)
+    summary["streamed"] = [name for name in streamed if name not in to_read]
+    faulty = feeds.faulty()
+    if faulty:
+      summary["faulty"] = faulty
     summary = hosts.from_first(summary)
     hosts.on_first(lambda: write_json(path / "summary.json", summary))
     seconds = time.perf_counter() - started
@@ -246,6 +268,7 @@ class _Run:
     path: Path,
     require_in_place: Callable[[], None],
     saver: Saver,
+    feeds: Feeds,
     console: Console,
     start: _Start,
     stop: Callable[[], bool],
@@ -265,7 +288,7 @@ class _Run:
     self._intact = start.intact
     self._saved = start.saved
     self._logged = start.history.step
-    self._runner = _Runner(experiment, config.batch_size, console, stop)
+    self._runner = _Runner(experiment, config.batch_size, feeds, console, stop)
     self._loss: float | None = None
     open_log = functools.partial(
       MetricLog,
@@ -318,6 +341,8 @@ class _Run:
     """Runs one dispatch, then what is due after it; all of it at the end of the run."""
     runner, periods = self._runner, self._experiment.periods
     self.saver.check()
+    # Before anything changes the state: a run may be stopped while it waits.
+    runner.await_batch()
     self.state = runner.before_epoch(self.state, self.history.step)
     self.profile.before_dispatch(self.state, self.history.step)
     self.state = runner.dispatch(self.state)
@@ -357,6 +382,7 @@ class _Run:
       "train",
       values,
       images_per_second=self._runner.images_per_second,
+      waiting=self._runner.waiting,
     )
     _report_skipped(values, self.history.active, step, self._console)
     self._logged = step
@@ -403,7 +429,15 @@ class _Run:
     improved = history.add_evaluation(measured["test"], measured.get("holdout"))
     self._saved = False
     for split, rows in measured.items():
-      self.log.write(history.step, self._epoch, split, _flatten(rows))
+      values = _flatten(rows)
+      missing = runner.left_out[split]
+      if missing:
+        values["left_out"] = missing
+        self._console.say(
+          f"warning: step {history.step}: {missing} examples of {split} could not be "
+          "read and are left out of what is measured"
+        )
+      self.log.write(history.step, self._epoch, split, values)
     self._console.evaluation(
       step=history.step,
       total=self._experiment.clock.total_steps,
@@ -437,23 +471,33 @@ class _Runner:
 
   A dispatch runs ahead of the host by one: its metrics are fetched when they are
   logged.
+
+  Attributes:
+    steps_per_dispatch: steps that one runs.
+    left_out: split -> examples that the last evaluation of it could not read.
   """
 
   def __init__(
     self,
     experiment: Experiment,
     batch_size: int,
+    feeds: Feeds,
     console: Console,
     stop: Callable[[], bool],
   ):
     """Prepares a run; the data moves to the devices when it is first needed."""
     self._experiment = experiment
     self._batch_size = batch_size
+    self._feeds = feeds
     self._console = console
     self._stop = stop
     self._dispatch: Dispatch | None = None
     self.steps_per_dispatch = 0
-    self._eval: Callable | None = None
+    self.left_out: dict[str, int] = {}
+    self._feed: Feed | None = None
+    self._batch: Delivered | None = None
+    self._waited_before = 0.0
+    self._evals: dict[type, Callable] = {}
     self._surveyed = False
     self._order: jax.Array | None = None
     self._pending: list = []
@@ -467,24 +511,60 @@ class _Runner:
     if step == total:
       yield
       return
+    if isinstance(self._experiment.dataset.train, Streamed):
+      self._feed = self._start_feed(self._experiment.dataset.train, state, step)
     self._compile(state, step)
     with self._console.progress(step, total):
       yield
 
+  def _start_feed(self, train: Streamed, state: TrainState, step: int) -> Feed:
+    """Starts to read the batches from `step` to the end of the run."""
+    clock, mesh = self._experiment.clock, self._experiment.mesh
+    plans = training_plans(
+      host_order(state.key, mesh, self._experiment.sampler),
+      batch_size=self._batch_size,
+      steps_per_epoch=clock.steps_per_epoch,
+      start=step,
+      stop=clock.total_steps,
+      seed=self._experiment.seed,
+    )
+    return self._feeds.training(train, plans, self._batch_size)
+
   @functools.cached_property
-  def _splits(self) -> dict[str, Resident]:
-    """Those for training, by their names."""
-    splits = {"train": self._place(self._experiment.dataset.train)}
+  def _train(self) -> Resident:
+    """The training split, where it lives on the devices."""
+    train = self._experiment.dataset.train
+    assert isinstance(train, Split), "a streamed split has a feed"
+    return self._place(train)
+
+  @functools.cached_property
+  def _splits(self) -> dict[str, Covered]:
+    """Those that surveys cover, by their names."""
+    dataset = self._experiment.dataset
     surveyed = {survey.split for survey in self._experiment.method.surveys}
-    holdout = self._experiment.dataset.holdout
-    if holdout and "holdout" in surveyed:
-      splits["holdout"] = self._place(holdout)
+    splits: dict[str, Covered] = {}
+    if "train" in surveyed:
+      train = dataset.train
+      if isinstance(train, Streamed):
+        if train.varies or train.shape != dataset.test.shape:
+          train = train.for_evaluation(dataset.test.shape)
+        splits["train"] = self._feeds.covered("train", train)
+      else:
+        splits["train"] = self._train
+    if dataset.holdout and "holdout" in surveyed:
+      if isinstance(dataset.holdout, Streamed):
+        splits["holdout"] = self._feeds.covered("holdout", dataset.holdout)
+      else:
+        splits["holdout"] = self._place(dataset.holdout)
     return splits
 
   @functools.cached_property
   def _evaluated(self) -> Resident:
-    """All examples that are evaluated, one split behind the other."""
-    splits = list(_evaluated_splits(self._experiment).values())
+    """All examples that are evaluated and not streamed, split behind split."""
+    splits = []
+    for split in _evaluated_splits(self._experiment).values():
+      if isinstance(split, Split):
+        splits.append(split)
     image = np.concatenate([split.image for split in splits])
     label = np.concatenate([split.label for split in splits])
     return self._place(Split(image=image, label=label))
@@ -507,12 +587,18 @@ class _Runner:
       experiment.train_step,
       experiment.mesh,
       batch_size=self._batch_size,
-      steps_per_epoch=experiment.clock.steps_per_epoch,
+      # A batch that was read is all there is to take it from.
+      steps_per_epoch=1 if self._feed else experiment.clock.steps_per_epoch,
       steps_per_dispatch=count,
     )
     with console.timed(f"Compiling the train step ({self._describe(count)})"):
-      train = self._splits["train"]
-      order = self._epoch_order(state, 0)
+      if self._feed:
+        shape = experiment.dataset.train.shape
+        train = delivered_shapes(experiment.mesh, self._batch_size, shape)
+        order = train.index
+      else:
+        train = self._train
+        order = self._epoch_order(state, 0)
 
       def compile_step() -> Dispatch:
         with foreign("the train step cannot be made"):
@@ -550,9 +636,8 @@ class _Runner:
     What comes of the surveys is in the next checkpoint.
     """
     epoch, position = divmod(step, self._experiment.clock.steps_per_epoch)
-    if position and self._order is not None:
-      return state
-    self._order = self._epoch_order(state, epoch)
+    if not self._feed and (position == 0 or self._order is None):
+      self._order = self._epoch_order(state, epoch)
     surveyor = self._experiment.surveyor
     if position or not surveyor.due(epoch):
       return state
@@ -572,10 +657,28 @@ class _Runner:
       self._surveyed = True
       return state
 
+  def await_batch(self) -> None:
+    """Waits for the images of the next step, where they are streamed.
+
+    Raises:
+      Stopped: if the run is to stop. Of several processes none may stop alone.
+    """
+    if not self._feed:
+      return
+    hosts.getting_on()
+    stop = self._stop
+    if hosts.several():
+      stop = _never
+    self._batch = self._feed.next(stop)
+
   def dispatch(self, state: TrainState) -> TrainState:
     """Starts one dispatch, and waits for the one before it to end."""
     assert self._dispatch is not None, "enter training first"
-    state, measured = self._dispatch(state, self._splits["train"], self._order)
+    if self._batch:
+      split, order = self._batch, self._batch.index
+    else:
+      split, order = self._train, self._order
+    state, measured = self._dispatch(state, split, order)
     if self._pending:
       # One dispatch ahead is enough to keep the device busy.
       jax.block_until_ready(self._pending[-1])
@@ -595,8 +698,18 @@ class _Runner:
     seconds = time.perf_counter() - self._timed_since
     return self._timed_steps * self._batch_size / seconds
 
+  @property
+  def waiting(self) -> float | None:
+    """Fraction of that time in which it waited for images; None if they live here."""
+    if not self._feed:
+      return None
+    seconds = time.perf_counter() - self._timed_since
+    return (self._feed.waited - self._waited_before) / seconds
+
   def restart_clock(self) -> None:
     """Measures the speed anew: what happened until now was not training."""
+    if self._feed:
+      self._waited_before = self._feed.waited
     self._timed_steps = 0
     self._timed_since = time.perf_counter()
 
@@ -610,49 +723,59 @@ class _Runner:
       Stopped: before it has come to its end.
     """
     experiment = self._experiment
-    batch_size = experiment.eval_batch_size
-    split = self._evaluated
-    if self._eval is None:
-      with self._console.timed(f"Compiling the evaluation (batch {batch_size})"):
-        self._eval = wait_for(
-          lambda: compile_eval(experiment.eval_step, state, split, batch_size),
-          self._stop,
-        )
     measured = {}
     start = 0
     for name, examples in _evaluated_splits(experiment).items():
+      count = len(examples.label)
+      if isinstance(examples, Streamed):
+        split = self._feeds.covered(name, examples)
+        parts = split.parts(experiment.eval_batch_size)
+      else:
+        parts = self._evaluated.parts(experiment.eval_batch_size, start, count)
+        start += count
       measure = functools.partial(
         evaluate,
-        _shifted(self._eval, start),
+        self._compiled_eval(state, examples),
         state,
-        split,
-        num_examples=len(examples.label),
-        batch_size=batch_size,
-        task=experiment.task,
+        parts,
+        experiment.mesh,
+        experiment.task,
       )
-      rows = wait_for(measure, self._stop)
+      rows, num_measured = wait_for(measure, self._stop)
       members = {member: rows.pop(member) for member in experiment.members}
       measured[name] = members | rows
-      start += len(examples.label)
+      self.left_out[name] = count - num_measured
     return measured
 
+  def _compiled_eval(self, state: TrainState, examples: Split | Streamed) -> Callable:
+    """Returns the evaluation step for splits of one kind, compiled when first wanted.
 
-def _evaluated_splits(experiment: Experiment) -> dict[str, Split]:
+    Raises:
+      Stopped: while it compiles.
+    """
+    experiment = self._experiment
+    batch_size = experiment.eval_batch_size
+    kind = type(examples)
+    if kind not in self._evals:
+      if isinstance(examples, Streamed):
+        split = delivered_shapes(experiment.mesh, batch_size, examples.shape)
+      else:
+        split = self._evaluated
+      compile_here = functools.partial(
+        compile_eval, experiment.eval_step, state, split, batch_size
+      )
+      with self._console.timed(f"Compiling the evaluation (batch {batch_size})"):
+        self._evals[kind] = wait_for(compile_here, self._stop)
+    return self._evals[kind]
+
+
+def _evaluated_splits(experiment: Experiment) -> dict[str, Split | Streamed]:
   """Returns the splits that are evaluated."""
-  splits = {"test": experiment.dataset.test}
+  splits: dict[str, Split | Streamed] = {"test": experiment.dataset.test}
   if experiment.select_on == "holdout":
     assert experiment.dataset.holdout, "build has checked that"
     splits["holdout"] = experiment.dataset.holdout
   return splits
-
-
-def _shifted(eval_step: Callable, start: int) -> Callable:
-  """Returns an evaluation step whose indices count from example `start`."""
-
-  def shifted(cohort, method_state, split, index):
-    return eval_step(cohort, method_state, split, index + np.int32(start))
-
-  return shifted
 
 
 def _counted(number: int, noun: str) -> str:
@@ -736,7 +859,7 @@ def _summarize(
   config: ConfigDict,
   state: TrainState,
   history: History,
-  seconds: float,
+  log: MetricLog | NoLog,
 ) -> dict[str, Any]:
   """Returns what is in `summary.json`."""
   models = {}
@@ -744,13 +867,15 @@ def _summarize(
     for name in spec.members:
       models[name] = experiment.models[spec.name]
   summary = history.summary(_parameter_counts(experiment, state), models)
+  if log.waiting is not None:
+    summary["waiting"] = log.waiting
   return summary | {
     "method": config.method.name,
     "config_digest": config_digest(config),
     "seed": config.seed,
     "data": experiment.dataset.name,
     "class_names": list(experiment.dataset.class_names),
-    "seconds": seconds,
+    "seconds": log.seconds,
   }
 
 

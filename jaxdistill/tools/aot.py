@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdistill.core.types import Batch, PyTree, Table
-from jaxdistill.data import Dataset, Split, cifar
+from jaxdistill.data import Dataset, Split, Streamed, cifar
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import parameter_count
 from jaxdistill.engine.dispatch import make_dispatch
-from jaxdistill.engine.resident import Resident
+from jaxdistill.engine.resident import Delivered, Resident, delivered_shapes
 from jaxdistill.errors import (
   ConfigError,
   DataError,
@@ -38,6 +38,7 @@ from jaxdistill.run.build import Experiment, build
 from jaxdistill.run.config import ConfigDict, load_config
 from jaxdistill.run.console import Console, with_model
 from jaxdistill.run.jax_settings import matmul_precision
+from jaxdistill.run.residency import fitting, splits_of, with_dataset
 from jaxdistill.run.room import bytes_per_device, in_units
 from jaxdistill.tools import _aot_report, _hlo
 from jaxdistill.tools._topologies import EXAMPLES, KINDS, Topology, open_topology
@@ -61,7 +62,7 @@ _AMOUNT = re.compile(r"\b(\d[\d.]*[KMGT])\b")
 
 
 def shapes_only(
-  examples: tuple[int, int], image: tuple[int, int], classes: int, holdout: int = 0
+  examples: tuple[int, int], image: tuple[int, int], classes: int, holdout: float = 0
 ) -> Dataset:
   """Returns a data set of the given size that takes no memory.
 
@@ -69,9 +70,12 @@ def shapes_only(
     examples: numbers of training and of test images.
     image: (H, W).
     classes: C.
-    holdout: how many of the training images are held out.
+    holdout: how many of the training images are held out, or a fraction below 1.
   """
   train, test = examples
+  if holdout < 1:
+    holdout = round(holdout * train)
+  holdout = int(holdout)
   require(
     0 <= holdout < train,
     f"holdout is {holdout}, but there are {train} training images: make it smaller",
@@ -146,33 +150,60 @@ def _on_every_device(experiment: Experiment, tree: PyTree) -> Any:
   )
 
 
-def _resident(experiment: Experiment, split: Split) -> Resident:
-  """Returns the shapes of a split on the devices."""
-  count, *shape = split.image.shape
-  pixels: Any = jax.ShapeDtypeStruct((count, math.prod(shape)), jnp.uint8)
+def _on_devices(
+  experiment: Experiment, split: Split | Streamed, batch_size: int
+) -> Resident | Delivered:
+  """Returns the shapes of a split on the devices; of a streamed one, of a batch."""
+  if isinstance(split, Streamed):
+    return delivered_shapes(experiment.mesh, batch_size, split.shape)
+  count = len(split.label)
+  pixels: Any = jax.ShapeDtypeStruct((count, math.prod(split.shape)), jnp.uint8)
   label: Any = jax.ShapeDtypeStruct((count,), jnp.int32)
   return _on_every_device(
-    experiment, Resident(pixels=pixels, label=label, shape=tuple(shape))
+    experiment, Resident(pixels=pixels, label=label, shape=split.shape)
   )
+
+
+def _settled(
+  experiment: Experiment, resident_bytes: int, topology: Topology
+) -> Experiment:
+  """Returns an experiment whose streamed splits are blank arrays where they fit.
+
+  Args:
+    experiment: as it was built.
+    resident_bytes: the key of the config.
+    topology: the devices.
+  """
+  limit = resident_bytes
+  if limit < 0:
+    limit = topology.memory // 2
+  splits = splits_of(experiment.dataset)
+  changes: dict[str, Any] = {}
+  for name in fitting(splits, limit):
+    height, width, _ = splits[name].shape
+    changes[name] = _blank(len(splits[name].label), (height, width))
+  return with_dataset(experiment, experiment.dataset._replace(**changes))
 
 
 def _lower(experiment: Experiment, batch_size: int, steps: int) -> Any:
   """Returns the dispatch of a run, ready to be compiled."""
+  train = _on_devices(experiment, experiment.dataset.train, batch_size)
+  if isinstance(train, Delivered):
+    steps_per_epoch = 1
+    order: Any = train.index
+  else:
+    steps_per_epoch = experiment.clock.steps_per_epoch
+    shape = jax.ShapeDtypeStruct(train.label.shape, jnp.int32)
+    order = _on_every_device(experiment, shape)
   dispatch: Any = make_dispatch(
     experiment.train_step,
     experiment.mesh,
     batch_size=batch_size,
-    steps_per_epoch=experiment.clock.steps_per_epoch,
+    steps_per_epoch=steps_per_epoch,
     steps_per_dispatch=steps,
   )
-  train = experiment.dataset.train
-  order = jax.ShapeDtypeStruct((len(train.label),), jnp.int32)
   with foreign("the train step cannot be made"):
-    return dispatch.lower(
-      experiment.state,
-      _resident(experiment, train),
-      _on_every_device(experiment, order),
-    )
+    return dispatch.lower(experiment.state, train, order)
 
 
 # Memory.
@@ -183,7 +214,8 @@ def _beside(experiment: Experiment) -> int:
   total = bytes_per_device(experiment.saved_state) - bytes_per_device(experiment.state)
   for split in (experiment.dataset.test, experiment.dataset.holdout):
     if split:
-      total += bytes_per_device(_resident(experiment, split))
+      on_devices = _on_devices(experiment, split, experiment.eval_batch_size)
+      total += bytes_per_device(on_devices)
   return total
 
 
@@ -199,13 +231,16 @@ def _memory(experiment: Experiment, compiled: Any) -> _aot_report.Memory:
   )
 
 
-def _require_room(name: str, experiment: Experiment, topology: Topology) -> None:
+def _require_room(
+  name: str, experiment: Experiment, batch_size: int, topology: Topology
+) -> None:
   """Refuses a run whose arrays alone are larger than a device, before it is compiled.
 
   Raises:
     ConfigError: with both numbers.
   """
-  data = bytes_per_device(_resident(experiment, experiment.dataset.train))
+  train = _on_devices(experiment, experiment.dataset.train, batch_size)
+  data = bytes_per_device(train)
   needed = data + bytes_per_device(experiment.state) + _beside(experiment)
   require(
     needed <= topology.memory,
@@ -263,13 +298,12 @@ def _step_as_written(experiment: Experiment, batch_size: int) -> Any:
   state = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), experiment.state
   )
-  image = experiment.dataset.train.image
 
   def row(dtype: Any, *shape: int) -> Any:
     return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
 
   batch = Batch(
-    image=row(jnp.uint8, *image.shape[1:]),
+    image=row(jnp.uint8, *experiment.dataset.train.shape),
     label=row(jnp.int32),
     index=row(jnp.int32),
     mask=row(jnp.float32),
@@ -318,8 +352,9 @@ def compile_ahead(
   """
   console = console or Console(quiet=True)
   topology = open_topology(topology_name)
-  experiment = _build(config, dataset, topology)
-  _require_room(name, experiment, topology)
+  built = _build(config, dataset, topology)
+  experiment = _settled(built, config.resident_bytes, topology)
+  _require_room(name, experiment, config.batch_size, topology)
   steps = experiment.steps_per_dispatch()
   start = time.perf_counter()
   console.say(f"Compiling the train step for {topology_name} ...")
@@ -329,6 +364,7 @@ def compile_ahead(
   seconds = time.perf_counter() - start
 
   devices = experiment.mesh.devices.flat
+  train = experiment.dataset.train
   return _aot_report.Report(
     config=name,
     topology=topology_name,
@@ -343,7 +379,7 @@ def compile_ahead(
     memory=_memory(experiment, compiled),
     capacity=topology.memory,
     flops=_flops(experiment, config.batch_size, compiled),
-    images=experiment.dataset.train.image.shape,
+    images=(len(train.label), *train.shape),
     tables=_tables(experiment),
     program=_hlo.parse(compiled.as_text()),
   )

@@ -13,7 +13,7 @@ from jaxdistill.errors import ConfigError
 from jaxdistill.inputs import augment
 from jaxdistill.inputs.perturb.pool import make_perturb
 from jaxdistill.inputs.views import make_views
-from tests.helpers import toy
+from tests.helpers import streams, toy
 
 
 def labelled(labels):
@@ -66,6 +66,40 @@ def test_a_class_must_keep_an_example():
   message = "holdout 8 takes 2 examples of class 0, of which numbers has 2 for training"
   with pytest.raises(ConfigError, match=message):
     datasets.hold_out(four_classes(8), 8, seed=0)
+
+
+@pytest.mark.parametrize(
+  "fraction, taken", [(0.1, [3, 3, 1, 0]), (0.5, [15, 15, 5, 1])]
+)
+def test_a_fraction_is_taken_of_each_class(fraction, taken):
+  """Of 30, 30, 10 and 2 examples, rounded as a whole; no class gives its last one."""
+  whole = labelled(np.repeat(np.arange(4), [30, 30, 10, 2]))
+  split = datasets.hold_out(whole, fraction, seed=0)
+  assert np.bincount(split.holdout.label, minlength=4).tolist() == taken
+  assert len(split.train.label) + len(split.holdout.label) == 72
+
+
+def test_a_fraction_that_takes_nothing_is_refused():
+  with pytest.raises(ConfigError, match="holdout 0.001 takes none of the 80 training"):
+    datasets.hold_out(four_classes(80), 0.001, seed=0)
+
+
+def test_examples_held_out_of_a_stream_are_the_same_and_read_as_test_images_are():
+  whole = four_classes(80)
+  larger = whole._replace(
+    train=streams.streamed(whole.train, crop=3)._replace(varies=True),
+    test=whole.test._replace(image=whole.test.image[:, :3, :3]),
+  )
+  expected = datasets.hold_out(whole, 20, seed=0)
+  found = datasets.hold_out(larger, 20, seed=0)
+  numbers = whole.train.image[:, 0, 0, 0]
+  for name in ("train", "holdout"):
+    split = getattr(found, name)
+    rows = getattr(expected, name).image[:, 0, 0, 0]
+    np.testing.assert_array_equal(numbers[split.rows], rows)
+    np.testing.assert_array_equal(split.label, getattr(expected, name).label)
+  assert found.train.varies and not found.holdout.varies
+  assert found.holdout.shape == (3, 3, 3)
 
 
 def counting(split):

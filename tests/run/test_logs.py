@@ -7,7 +7,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from jaxdistill.errors import DataError
-from jaxdistill.run.logs import TIMING, MetricLog, read_metrics
+from jaxdistill.run.logs import TIMING, WAITING, MetricLog, read_metrics
 
 
 def board_steps(workdir):
@@ -90,3 +90,20 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path, damage):
   (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{damage}\n{{"step": 3}}\n')
   with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is damaged"):
     MetricLog(tmp_path, 3)
+
+
+def test_waiting_is_the_mean_of_the_training_lines_of_all_processes(tmp_path):
+  log = MetricLog(tmp_path, 0)
+  assert log.waiting is None
+  log.write(1, 0.1, "train", {}, images_per_second=1.0, waiting=0.5)
+  log.close()
+  log = MetricLog(tmp_path, 1)
+  log.write(2, 0.2, "train", {}, images_per_second=1.0, waiting=0.25)
+  log.write(2, 0.2, "test", {})
+  log.close()
+  assert log.waiting == 0.375
+  assert [line.get(WAITING) for line in read_metrics(tmp_path / "metrics.jsonl")] == [
+    0.5,
+    0.25,
+    None,
+  ]
