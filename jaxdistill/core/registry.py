@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import os
 import pkgutil
+import types
 import typing
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ class Kind(NamedTuple):
   Attributes:
     noun: what errors call it.
     package: where the built-in ones are: a package of modules, or one module.
-    product: "module:name" of what its factories return.
+    product: "module:name" of what its factories return: a type, or a union of some.
     flat: whether names leave out the module: for kinds that are sorted into modules for
       the reader only.
     given: keywords that the program passes itself, which are no config keys.
@@ -47,6 +48,13 @@ KINDS = {
     "model", "jaxdistill.models", "flax.linen:Module", given=("num_classes", "dtype")
   ),
   "data": Kind("data set", "jaxdistill.data", "jaxdistill.data:Dataset"),
+  "augment": Kind(
+    "augmentation",
+    "jaxdistill.inputs.augment",
+    "jaxdistill.core.types:AugmentOp",
+    flat=True,
+    given=("mean", "std", "size"),
+  ),
   "perturb": Kind(
     "perturbation", "jaxdistill.inputs.perturb", "jaxdistill.core.types:Op", flat=True
   ),
@@ -124,7 +132,11 @@ def _makes(function: Callable, product: Any) -> bool:
   if "return" not in getattr(function, "__annotations__", {}):
     return False
   returned = typing.get_type_hints(function)["return"]
-  return returned == product or product in getattr(returned, "__mro__", ())
+  products = (product,)
+  if isinstance(product, types.UnionType):
+    products = typing.get_args(product)
+  ancestry = (returned, *getattr(returned, "__mro__", ()))
+  return any(kind in ancestry for kind in products)
 
 
 def _factories(module: Any, product: Any) -> dict[str, Callable]:
@@ -228,6 +240,17 @@ def keywords(kind: str, name: str) -> dict[str, inspect.Parameter]:
 def defaults(kind: str, name: str) -> dict[str, Any]:
   """Returns key -> default; `inspect.Parameter.empty` marks a required key."""
   return {key: parameter.default for key, parameter in keywords(kind, name).items()}
+
+
+def takes(kind: str, name: str, argument: str) -> bool:
+  """Whether a component takes one of the keywords that the program gives.
+
+  Args:
+    kind: a key of `KINDS`.
+    name: see `find`.
+    argument: one of the kind's `given`.
+  """
+  return argument in inspect.signature(find(kind, name)).parameters
 
 
 def bind(kind: str, name: str, /, *args: Any, **kwargs: Any) -> Callable[[], Any]:

@@ -13,7 +13,7 @@ from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import active_members, forward, member_names
 from jaxdistill.engine.measures import MEASURES
 from jaxdistill.engine.resident import Resident
-from jaxdistill.inputs.augment import Channels, normalize, to_float
+from jaxdistill.inputs.normalize import Channels, normalize, to_float
 
 Row = dict[str, float]
 """Measure -> value."""

@@ -15,7 +15,7 @@ from jaxdistill.core.types import Batch, PyTree, TrainState
 from jaxdistill.engine import sharding
 from jaxdistill.engine.evaluate import make_forward, padded_batches
 from jaxdistill.engine.resident import Resident
-from jaxdistill.inputs.augment import Channels
+from jaxdistill.inputs.normalize import Channels
 
 
 class _Compiled(NamedTuple):

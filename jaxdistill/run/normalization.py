@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdistill.core.method import GroupSpec
 from jaxdistill.errors import require
-from jaxdistill.inputs.augment import Channels, Normalization
+from jaxdistill.inputs.normalize import Channels, Normalization
 from jaxdistill.run.pretrained import InitialWeights
 from jaxdistill.run.sections import ConfigDict
 

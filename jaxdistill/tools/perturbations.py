@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxdistill.core import registry
 from jaxdistill.core.types import Op
 from jaxdistill.errors import require, run_command
-from jaxdistill.inputs.augment import to_float
+from jaxdistill.inputs.normalize import to_float
 
 _GAP = 6
 _TILE = 96
