@@ -36,17 +36,18 @@ def make_augment(ops: Mapping[str, AugmentOp]) -> Augmentation:
   Raises:
     ConfigError: if an operation that mixes images is not the last one.
   """
-  each = dict(ops)
-  last = next(reversed(ops), "")
+  each: dict[str, Augment] = {}
   mix = None
-  if last and isinstance(ops[last], Mix):
-    mix = each.pop(last)
-  for name, op in each.items():
+  for name, op in ops.items():
     require(
-      not isinstance(op, Mix),
-      f"augment.ops: {name} mixes images and must be the last operation, not before "
-      f"{last}",
+      mix is None,
+      f"augment.ops: {name} comes after an operation that mixes images, which must be "
+      "the last one",
     )
+    if isinstance(op, Mix):
+      mix = op
+    else:
+      each[name] = op
 
   def augment(key: jax.Array, image: jax.Array, /) -> jax.Array:
     for name, op in each.items():
