@@ -16,9 +16,9 @@ The paper's top-1 in per cent:
 
 Not yet run in full.
 
-Recipe: 90 epochs, batch 256, SGD with Nesterov momentum 0.9, weight decay 1e-4; learning
-rate 0.1 after 5 epochs of warm-up, a tenth at 30, 60 and 80, as in the released code.
-The paper's text warms up to 0.8 and drops at 30 and 60:
+Recipe: 90 epochs, batch 256, SGD with Nesterov momentum 0.9, weight decay 1e-4;
+learning rate 0.1 after 5 epochs of warm-up, a tenth at 30, 60 and 80, as in the
+released code. The paper's text warms up to 0.8 and drops at 30 and 60:
 `--config.optimizer.learning_rate=0.8`.
 """
 

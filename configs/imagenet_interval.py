@@ -23,9 +23,7 @@ weights predict for the crops of each batch (`method.teacher=snapshot`, one more
 pass a step), since crops of 8 % of an image's area show something else than the image.
 
 Recipe: learning rate 0.1, a tenth at half and at three quarters of the run; the epochs,
-the batch and the weight decay are not stated: 90 (six cycles), 256 and 1e-4 here. The
-paper's SqueezeNet alone, with its learning rate of 0.1, has no batch norm to help it:
-its gradients are clipped.
+the batch and the weight decay are not stated: 90 (six cycles), 256 and 1e-4 here.
 """
 
 from jaxdistill.run import recipes

@@ -36,9 +36,15 @@ def _models(argv: list[str]) -> int:
 
 
 def _perturbations(argv: list[str]) -> int:
-  from jaxdistill.tools import perturbations
+  from jaxdistill.tools import sheet
 
-  return perturbations.main(argv)
+  return sheet.main("perturbations", argv)
+
+
+def _augmentations(argv: list[str]) -> int:
+  from jaxdistill.tools import sheet
+
+  return sheet.main("augmentations", argv)
 
 
 def _configs(argv: list[str]) -> int:
@@ -67,6 +73,7 @@ COMMANDS = {
   "models": Command(_models, "list the networks with parameters, work and features"),
   "keys": Command(_keys, "print all config keys with their defaults and meanings"),
   "aot": Command(_aot, "compile for devices that are not there: memory, collectives"),
+  "augmentations": Command(_augmentations, "draw what the augmentations do to images"),
   "perturbations": Command(_perturbations, "draw what the perturbations do to images"),
 }
 

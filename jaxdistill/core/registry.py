@@ -132,11 +132,15 @@ def _makes(function: Callable, product: Any) -> bool:
   if "return" not in getattr(function, "__annotations__", {}):
     return False
   returned = typing.get_type_hints(function)["return"]
-  products = (product,)
-  if isinstance(product, types.UnionType):
-    products = typing.get_args(product)
   ancestry = (returned, *getattr(returned, "__mro__", ()))
-  return any(kind in ancestry for kind in products)
+  return any(one in ancestry for one in _alternatives(product))
+
+
+def _alternatives(product: Any) -> tuple[Any, ...]:
+  """Returns the types of a union, or the one type that there is."""
+  if isinstance(product, types.UnionType):
+    return typing.get_args(product)
+  return (product,)
 
 
 def _factories(module: Any, product: Any) -> dict[str, Callable]:
@@ -297,15 +301,20 @@ def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 def require_kind(kind: str, name: str, made: Any) -> None:
   """Raises ConfigError unless a component is of its kind, as far as can be seen."""
   product = _import_name(KINDS[kind].product)
-  is_class = inspect.isclass(product) and not getattr(product, "_is_protocol", False)
-  # What is a function can only be seen to be one.
-  fits = isinstance(made, product) if is_class else callable(made)
-  if not fits:
+  if not any(_fits(made, one) for one in _alternatives(product)):
     wanted = KINDS[kind].product.partition(":")[2]
     raise ConfigError(
       f"{KINDS[kind].noun} {name!r} returned {type(made).__name__}: it must return "
       f"{wanted}"
     )
+
+
+def _fits(made: Any, product: Any) -> bool:
+  """Whether a component may be of a type, as far as can be seen."""
+  if inspect.isclass(product) and not getattr(product, "_is_protocol", False):
+    return isinstance(made, product)
+  # What is a function can only be seen to be one.
+  return callable(made)
 
 
 def resolve(kind: str, name: str, /, *args: Any, **kwargs: Any) -> Any:

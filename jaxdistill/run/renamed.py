@@ -10,7 +10,7 @@ from jaxdistill.run.sections import COMPONENTS, ConfigDict
 RENAMED = {
   "augment.padding": "it is augment.pad_crop.padding now",
   "augment.mode": "it is augment.pad_crop.mode now",
-  "augment.flip": "hflip in augment.ops flips now, and its absence does not",
+  "augment.flip": "it is the operation hflip of augment.ops now",
   "augment.cutout": "add cutout to augment.ops and set augment.cutout.side",
 }
 """Key of an earlier version -> what stands for it now."""
