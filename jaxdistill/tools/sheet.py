@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxdistill.core import registry
 from jaxdistill.core.types import AugmentOp, Op, Perturbed
-from jaxdistill.data import Dataset
+from jaxdistill.data import Dataset, Split
 from jaxdistill.errors import require, run_command
 from jaxdistill.inputs.augment import RECIPES
 from jaxdistill.inputs.augment.pool import make_augment
@@ -146,8 +146,10 @@ def _write(command: str, out: str, npz: str, count: int, seed: int) -> None:
   """Writes the sheet of all operations at their default strengths."""
   require(count >= 1, f"--count must be at least 1, got {count}")
   dataset = _read(npz)
-  images = dataset.train.take(np.arange(min(count, len(dataset.train.label)))).image
-  sheet = contact_sheet(images, SHEETS[command](dataset), jax.random.key(seed))
+  first = dataset.train.take(np.arange(min(count, len(dataset.train.label))))
+  # Both are read whole.
+  assert isinstance(first, Split)
+  sheet = contact_sheet(first.image, SHEETS[command](dataset), jax.random.key(seed))
   sheet.save(out)
   print(f"wrote {out}")
 

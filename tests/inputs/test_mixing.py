@@ -148,7 +148,9 @@ def views_for(per_member):
   return jax.jit(lambda step: make(KEY, step, batch)[0])
 
 
-@pytest.mark.parametrize("per_member", [False, True])
+@pytest.mark.parametrize(
+  "per_member", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_targets_are_what_the_images_are_made_of(per_member):
   make = views_for(per_member)
   for step in (0, 1):
@@ -169,12 +171,16 @@ def test_devices_exchange_images_in_pairs_and_labels_as_classes():
 
   def mixed(image, label):
     result, mixture = mix(cutmix=0.0)(KEY, image[None])
-    return result[0], mixture.mix_labels(label, 5)
+    return result[0], mixture.mix_labels(label, 5), mixture.weight
 
   spread = (jax.device_put(image, rows), label)
-  together = jax.jit(mixed, out_shardings=(rows, rows)).lower(*spread).compile()
-  for one, eight in zip(jax.jit(mixed)(image, label), together(*spread), strict=True):
-    np.testing.assert_allclose(eight, one, atol=1e-6)
+  together = jax.jit(mixed).lower(*spread).compile()
+  result, target, weight = together(*spread)
+  expected = weight * image + (1 - weight) * image[::-1]
+  np.testing.assert_allclose(result, expected, atol=1e-6)
+  one_hot = np.eye(5)[np.arange(16) % 5]
+  expected = weight * one_hot + (1 - weight) * one_hot[::-1]
+  np.testing.assert_allclose(target, expected, atol=1e-6)
   program = together.as_text()
   gathered = re.findall(r"(\w+)\[[\d,]*\]\S* all-gather", program)
   assert set(gathered) <= {"s32"}
