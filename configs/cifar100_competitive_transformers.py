@@ -26,11 +26,12 @@ weights want the mean and deviation that they were trained with, for timm's ViT
 other pair is two CeiT-B: `--config.cohort.vit.model=ceit.ceit_b`.
 
 Recipe: the paper states SGD with Nesterov momentum 0.9 and learning rate 0.1 for all
-networks; its released code has AdamW, and so has this: DeiT's optimiser, schedule,
-smoothed labels and stochastic depth 0.1, with 100 epochs and batch 128. Of DeiT's table
-9 it has not: RandAugment, mixup, cutmix and random erasing for all members, repeated
-augmentation, 300 epochs, batch 1024. Perturbations, for one member in every step as the
-paper's text says, do not stand in for them.
+networks; its released code has AdamW, and so has this: table 9 of DeiT (Touvron et al.,
+ICML 2021) with its optimiser, schedule, smoothed labels, stochastic depth 0.1,
+RandAugment, mixup, CutMix and random erasing for all members, which are made of the 32
+pixels. There are 100 epochs instead of 300, batch 128 instead of 1024, and gradients
+are clipped. Perturbations come besides, for one member in every step as the paper's
+text says; `--config.perturb.ops=` leaves them out.
 """
 
 from jaxdistill.run import recipes

@@ -34,8 +34,9 @@ The paper's top-1 in per cent, ResNet-32 and WRN-16-2, the median of five runs:
 Not yet run in full.
 
 With ICL each member sees an augmentation of its own. Only "general" holds examples out.
-Table 9 varies `--config.method.weight`, Table 10 adds `--config.augment.cutout=8` (the
-size is not stated; 8 is that of the authors of Cutout for CIFAR-100).
+Table 9 varies `--config.method.weight`, Table 10 adds cutout:
+`--config.augment.ops=pad_crop,hflip,cutout --config.augment.cutout.side=8` (the size is
+not stated; 8 is that of the authors of Cutout for CIFAR-100).
 
 Recipe of the paper: 200 epochs, batch 128, learning rate 0.1, a tenth at 100 and 150,
 momentum 0.9, weight decay 5e-4, T = 2 (for DML here as well), lambda = 1, 5,000

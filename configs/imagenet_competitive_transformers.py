@@ -3,7 +3,7 @@ r"""Competitive Distillation between transformers, or state space models, on Ima
 Shi et al., Table 2.
 
     FILE=configs/imagenet_competitive_transformers.py
-    DATA=--config.data.path=ARRAYS.npz
+    DATA=--config.data.dir=DIR
     python -m jaxdistill.main --config=configs/imagenet_competitive_transformers.py \
       $DATA
     python -m jaxdistill.main --config=$FILE:vim $DATA
@@ -17,15 +17,14 @@ The paper's top-1 in per cent:
 
 Not yet run in full.
 
-Reads arrays of 224-pixel images, which have to fit into memory: there is no loader yet
-that streams ImageNet, nor its random resized crops.
-
 Recipe: the paper states SGD with Nesterov momentum 0.9, learning rate 0.1 and batch 128
-for these networks too; its released code has AdamW, and so has this: DeiT's optimiser,
-schedule, 300 epochs, smoothed labels and stochastic depth 0.1, with batch 128. Of
-DeiT's table 9 it has not: RandAugment, mixup, cutmix and random erasing for all
-members, repeated augmentation, batch 1024. Perturbations, for one member in every step
-as the paper's text says, do not stand in for them.
+for these networks too; its released code has AdamW, and so has this: table 9 of DeiT
+(Touvron et al., ICML 2021) with its optimiser, schedule, 300 epochs, smoothed labels,
+stochastic depth 0.1, RandAugment, mixup, CutMix and random erasing for all members.
+Batch 128 is the paper's, with the learning rate in proportion (table 9 has 1024), and
+gradients are clipped. Perturbations come besides, for one member in every step as the
+paper's text says; `--config.perturb.ops=` leaves them out. The paper's other pair is
+two CeiT-B: `--config.cohort.vit.model=ceit.ceit_b`.
 """
 
 from jaxdistill.run import recipes
@@ -42,6 +41,8 @@ def get_config(networks="vit_ceit"):
   recipes.require_row(networks, ROWS)
   config = recipes.imagenet("competitive")
   recipes.transformer(config, no_decay=NO_DECAY[networks])
+  config.batch_size = 128
+  config.epochs = 300.0
   config.perturb = recipes.perturbed_as_in_the_text()
   if networks == "vim":
     config.cohort.vim = group("vim.vim_s", members=2, drop_path=0.1)

@@ -37,9 +37,15 @@ def _models(argv: list[str]) -> int:
 
 
 def _perturbations(argv: list[str]) -> int:
-  from jaxdistill.tools import perturbations
+  from jaxdistill.tools import sheet
 
-  return perturbations.main(argv)
+  return sheet.main("perturbations", argv)
+
+
+def _augmentations(argv: list[str]) -> int:
+  from jaxdistill.tools import sheet
+
+  return sheet.main("augmentations", argv)
 
 
 def _configs(argv: list[str]) -> int:
@@ -82,6 +88,7 @@ COMMANDS = {
   "keys": Command(_keys, "print all config keys with their defaults and meanings"),
   "prepare": Command(_prepare, "prepare folders of images for training"),
   "aot": Command(_aot, "compile for devices that are not there: memory, collectives"),
+  "augmentations": Command(_augmentations, "draw what the augmentations do to images"),
   "perturbations": Command(_perturbations, "draw what the perturbations do to images"),
 }
 

@@ -342,6 +342,19 @@ def require_rate(**values: float) -> None:
     require(0 <= value < 1, f"{name} must be at least 0 and less than 1, got {value}")
 
 
+def require_probability(**values: float) -> None:
+  """Checks that values are in [0, 1].
+
+  Args:
+    **values: each under the name that the error shall give it.
+
+  Raises:
+    ConfigError: for the first one that is not.
+  """
+  for name, value in values.items():
+    require(0 <= value <= 1, f"{name} must be at least 0 and at most 1, got {value}")
+
+
 def require_choice(**values: tuple[str, tuple[str, ...]]) -> None:
   """Checks that values are among those allowed.
 

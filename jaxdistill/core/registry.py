@@ -16,6 +16,7 @@ import importlib.util
 import inspect
 import os
 import pkgutil
+import types
 import typing
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ class Kind(NamedTuple):
   Attributes:
     noun: what errors call it.
     package: where the built-in ones are: a package of modules, or one module.
-    product: "module:name" of what its factories return.
+    product: "module:name" of what its factories return: a type, or a union of some.
     flat: whether names leave out the module: for kinds that are sorted into modules for
       the reader only.
     given: keywords that the program passes itself, which are no config keys.
@@ -47,6 +48,13 @@ KINDS = {
     "model", "jaxdistill.models", "flax.linen:Module", given=("num_classes", "dtype")
   ),
   "data": Kind("data set", "jaxdistill.data", "jaxdistill.data:Dataset"),
+  "augment": Kind(
+    "augmentation",
+    "jaxdistill.inputs.augment",
+    "jaxdistill.core.types:AugmentOp",
+    flat=True,
+    given=("mean", "std", "size"),
+  ),
   "perturb": Kind(
     "perturbation", "jaxdistill.inputs.perturb", "jaxdistill.core.types:Op", flat=True
   ),
@@ -124,7 +132,15 @@ def _makes(function: Callable, product: Any) -> bool:
   if "return" not in getattr(function, "__annotations__", {}):
     return False
   returned = typing.get_type_hints(function)["return"]
-  return returned == product or product in getattr(returned, "__mro__", ())
+  ancestry = (returned, *getattr(returned, "__mro__", ()))
+  return any(one in ancestry for one in _alternatives(product))
+
+
+def _alternatives(product: Any) -> tuple[Any, ...]:
+  """Returns the types of a union, or the one type that there is."""
+  if isinstance(product, types.UnionType):
+    return typing.get_args(product)
+  return (product,)
 
 
 def _factories(module: Any, product: Any) -> dict[str, Callable]:
@@ -230,6 +246,17 @@ def defaults(kind: str, name: str) -> dict[str, Any]:
   return {key: parameter.default for key, parameter in keywords(kind, name).items()}
 
 
+def takes(kind: str, name: str, argument: str) -> bool:
+  """Whether a component takes one of the keywords that the program gives.
+
+  Args:
+    kind: a key of `KINDS`.
+    name: see `find`.
+    argument: one of the kind's `given`.
+  """
+  return argument in inspect.signature(find(kind, name)).parameters
+
+
 def bind(kind: str, name: str, /, *args: Any, **kwargs: Any) -> Callable[[], Any]:
   """Returns the factory `name` of `kind` with its arguments, still to be called.
 
@@ -274,15 +301,20 @@ def _call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 def require_kind(kind: str, name: str, made: Any) -> None:
   """Raises ConfigError unless a component is of its kind, as far as can be seen."""
   product = _import_name(KINDS[kind].product)
-  is_class = inspect.isclass(product) and not getattr(product, "_is_protocol", False)
-  # What is a function can only be seen to be one.
-  fits = isinstance(made, product) if is_class else callable(made)
-  if not fits:
+  if not any(_fits(made, one) for one in _alternatives(product)):
     wanted = KINDS[kind].product.partition(":")[2]
     raise ConfigError(
       f"{KINDS[kind].noun} {name!r} returned {type(made).__name__}: it must return "
       f"{wanted}"
     )
+
+
+def _fits(made: Any, product: Any) -> bool:
+  """Whether a component may be of a type, as far as can be seen."""
+  if inspect.isclass(product) and not getattr(product, "_is_protocol", False):
+    return isinstance(made, product)
+  # What is a function can only be seen to be one.
+  return callable(made)
 
 
 def resolve(kind: str, name: str, /, *args: Any, **kwargs: Any) -> Any:

@@ -68,39 +68,20 @@ class Op(Protocol):
 
 
 @struct.dataclass
-class Perturbation:
-  """Who saw something else than the clean batch in a step, and what.
+class Mixture:
+  """How the images of a batch were mixed with one another.
 
   Attributes:
-    member: i32[] the perturbed member; -1 if no member is perturbed in this step.
-    op: i32[] position of the drawn operation in the pool; -1 for none.
-    permutation: i32[B] the partner mixed into each image (its own index for operations
-      that do not mix).
-    weight: f32[] weight of the original image; 1 for operations that do not mix.
+    permutation: i32[B] the partner mixed into each image (its own index where nothing
+      was mixed).
+    weight: f32[] weight of the original image; 1 where nothing was mixed.
     label_weight: f32[] weight of the original label: that of the image, or 1 if labels
       stay as they are.
   """
 
-  member: jax.Array
-  op: jax.Array
   permutation: jax.Array
   weight: jax.Array
   label_weight: jax.Array
-
-  @classmethod
-  def none(cls, batch_size: int) -> "Perturbation":
-    """Returns what is recorded of a step in which no member is perturbed."""
-    return cls(
-      member=jnp.int32(-1),
-      op=jnp.int32(-1),
-      permutation=jnp.arange(batch_size, dtype=jnp.int32),
-      weight=jnp.float32(1),
-      label_weight=jnp.float32(1),
-    )
-
-  def is_perturbed(self, num_members: int) -> jax.Array:
-    """Returns bool[M]: which member, if any, is perturbed in this step."""
-    return jnp.arange(num_members) == self.member
 
   @property
   def mixes(self) -> jax.Array:
@@ -120,6 +101,20 @@ class Perturbation:
     partner = jnp.take(values, self.permutation, axis=axis)
     return self.weight * values + (1 - self.weight) * partner
 
+  def partners(self, label: jax.Array) -> jax.Array:
+    """Returns the class of each image's partner, of its own where labels stay.
+
+    Args:
+      label: i32[B] class.
+    """
+
+    def of_partners() -> jax.Array:
+      return jnp.take(label, self.permutation)
+
+    # Partners may be on other devices: only their classes cross, and only if they are
+    # wanted.
+    return jax.lax.cond(self.label_weight < 1, of_partners, lambda: label)
+
   def mix_labels(self, label: jax.Array, num_classes: int) -> jax.Array:
     """Returns label distributions, mixed where labels are mixed as images are.
 
@@ -130,15 +125,72 @@ class Perturbation:
     Returns:
       f32[B, C]; one-hot where nothing was mixed.
     """
-
-    def of_partners() -> jax.Array:
-      return jnp.take(label, self.permutation)
-
-    # Partners may be on other devices: only their classes cross, and only if they are
-    # wanted.
-    partner = jax.lax.cond(self.label_weight < 1, of_partners, lambda: label)
     own = jax.nn.one_hot(label, num_classes)
-    other = jax.nn.one_hot(partner, num_classes)
+    other = jax.nn.one_hot(self.partners(label), num_classes)
+    return self.label_weight * own + (1 - self.label_weight) * other
+
+  def larger_part(self, label: jax.Array) -> jax.Array:
+    """Returns the class that most of each image shows: i32[B].
+
+    Args:
+      label: i32[B] class.
+    """
+    return jnp.where(self.label_weight < 0.5, self.partners(label), label)
+
+
+@struct.dataclass
+class Perturbation(Mixture):
+  """Who saw something else than the clean batch in a step, and what.
+
+  It is a mixture of the images that this member would have seen.
+
+  Attributes:
+    member: i32[] the perturbed member; -1 if no member is perturbed in this step.
+    op: i32[] position of the drawn operation in the pool; -1 for none.
+  """
+
+  member: jax.Array
+  op: jax.Array
+
+  @classmethod
+  def none(cls, batch_size: int) -> "Perturbation":
+    """Returns what is recorded of a step in which no member is perturbed."""
+    return cls(
+      member=jnp.int32(-1),
+      op=jnp.int32(-1),
+      permutation=jnp.arange(batch_size, dtype=jnp.int32),
+      weight=jnp.float32(1),
+      label_weight=jnp.float32(1),
+    )
+
+  def is_perturbed(self, num_members: int) -> jax.Array:
+    """Returns bool[M]: which member, if any, is perturbed in this step."""
+    return jnp.arange(num_members) == self.member
+
+  def mix_mixed_labels(
+    self, mixture: Mixture, label: jax.Array, num_classes: int
+  ) -> jax.Array:
+    """Returns the label distributions of images that had been mixed before.
+
+    Args:
+      mixture: of all members' images.
+      label: i32[B] class.
+      num_classes: C.
+
+    Returns:
+      f32[B, C].
+    """
+
+    def blend(first: jax.Array, second: jax.Array) -> jax.Array:
+      own = jax.nn.one_hot(first, num_classes)
+      other = jax.nn.one_hot(second, num_classes)
+      return mixture.label_weight * own + (1 - mixture.label_weight) * other
+
+    # Of the image's two classes, and of its partner's two: as classes, they are less to
+    # send than distributions.
+    second = mixture.partners(label)
+    own = blend(label, second)
+    other = blend(self.partners(label), self.partners(second))
     return self.label_weight * own + (1 - self.label_weight) * other
 
 
@@ -146,17 +198,23 @@ class Perturbation:
 class Views:
   """What each member sees of a batch in one step.
 
+  The images of all members may be mixed; then those of one of them are perturbed, which
+  may mix them once more.
+
   Attributes:
     image: f32[M, B, H, W, 3] normalised input of every member.
     target: f32[M, B, C] label distribution that belongs to it: one-hot, or mixed where
       the image is, unless labels stay as they are; smoothed.
     perturbation: which member was perturbed, and how.
+    mixture: how the images of all members were mixed before; None where the run mixes
+      none.
     smoothing: probability that is spread evenly over the classes in every target.
   """
 
   image: jax.Array
   target: jax.Array
   perturbation: Perturbation
+  mixture: Mixture | None = None
   smoothing: float = struct.field(pytree_node=False, default=0.0)
 
   @property
@@ -165,9 +223,16 @@ class Views:
     return self.perturbation.is_perturbed(self.target.shape[0])
 
   @property
-  def is_mixed(self) -> jax.Array:
-    """Which member saw mixed images: bool[M]."""
+  def is_mixed_apart(self) -> jax.Array:
+    """Which member saw images mixed by its perturbation, as no other did: bool[M]."""
     return self.is_perturbed & self.perturbation.mixes
+
+  @property
+  def is_mixed(self) -> jax.Array:
+    """Which member saw mixed images, alone or with all others: bool[M]."""
+    if self.mixture is None:
+      return self.is_mixed_apart
+    return self.is_mixed_apart | self.mixture.mixes
 
   def as_seen(self, values: jax.Array) -> jax.Array:
     """Returns what belongs to the images of each member, mixed where they were.
@@ -179,8 +244,50 @@ class Views:
     Returns:
       [M, B, C]; the values themselves for members whose images were not mixed.
     """
+    if self.mixture is not None:
+      values = self.mixture.mix(values, axis=1)
+    return self.as_perturbed(values)
+
+  def as_perturbed(self, values: jax.Array) -> jax.Array:
+    """Returns what belongs to the images of each member, from what belongs to others'.
+
+    Args:
+      values: [M, B, C], or [1, B, C] for all members: what belongs to the images that
+        unperturbed members see, such as predictions for them.
+
+    Returns:
+      [M, B, C]; the values themselves but for a member whose perturbation mixed them.
+    """
     mixture = self.perturbation.mix(values, axis=1)
-    return jnp.where(self.is_mixed[:, None, None], mixture, values)
+    return jnp.where(self.is_mixed_apart[:, None, None], mixture, values)
+
+  def holds_as_seen(self, holds: jax.Array) -> jax.Array:
+    """Returns whether something holds for all images that an image was made of.
+
+    Args:
+      holds: bool[M, B] whether it holds for the images of the batch.
+
+    Returns:
+      bool[M, B].
+    """
+    if self.mixture is not None:
+      # An image that was not mixed is its own partner.
+      holds &= holds[:, self.mixture.permutation]
+    partner_holds = holds[:, self.perturbation.permutation]
+    return holds & (partner_holds | ~self.is_mixed_apart[:, None])
+
+  def larger_part(self, label: jax.Array) -> jax.Array:
+    """Returns the class that most of each image shows to unperturbed members.
+
+    Args:
+      label: i32[B] class.
+
+    Returns:
+      i32[B].
+    """
+    if self.mixture is None:
+      return label
+    return self.mixture.larger_part(label)
 
   @property
   def label(self) -> jax.Array:
@@ -420,11 +527,28 @@ class Mean:
 
 
 class Augment(Protocol):
-  """Classic augmentation: image uint8 or f32 [B, H, W, 3] -> f32, in [0, 1]."""
+  """Augmentation of each image by itself: uint8, or f32 in [0, 1], to either of them.
+
+  Images are [B, H, W, 3]; height and width may change.
+  """
 
   def __call__(self, key: jax.Array, image: jax.Array, /) -> jax.Array:
     """Augments every image of a batch by a draw of its own."""
     ...
+
+
+class Mix(NamedTuple):
+  """An augmentation that mixes the images of a batch, for all members alike.
+
+  Attributes:
+    apply: (key, image f32[1 or M, B, H, W, 3]) -> (mixed images, Mixture).
+  """
+
+  apply: Callable[[jax.Array, jax.Array], tuple[jax.Array, Mixture]]
+
+
+AugmentOp = Augment | Mix
+"""An operation of the pool of augmentations."""
 
 
 class Perturb(Protocol):

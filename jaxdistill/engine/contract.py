@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxdistill.core.method import Context, Method, Setup, Step
 from jaxdistill.core.types import Batch, Objective, Outputs, PyTree, Variables
 from jaxdistill.errors import require
-from jaxdistill.inputs.augment import to_float
+from jaxdistill.inputs.normalize import to_float
 from jaxdistill.inputs.perturb.pool import make_perturb
 from jaxdistill.inputs.views import make_views
 

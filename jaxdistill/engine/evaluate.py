@@ -15,7 +15,7 @@ from jaxdistill.engine.cohort import active_members, forward, member_names
 from jaxdistill.engine.measures import CLASSIFICATION, Row, Task
 from jaxdistill.engine.resident import Delivered, Part, Resident
 from jaxdistill.errors import DataError
-from jaxdistill.inputs.augment import Channels, normalize, to_float
+from jaxdistill.inputs.normalize import Channels, normalize, to_float
 
 
 class Evaluated(NamedTuple):

@@ -15,7 +15,7 @@ from jaxdistill.core.types import Batch, PyTree, TrainState
 from jaxdistill.engine import sharding
 from jaxdistill.engine.evaluate import make_forward
 from jaxdistill.engine.resident import Delivered, Part, Resident
-from jaxdistill.inputs.augment import Channels
+from jaxdistill.inputs.normalize import Channels
 
 
 class Covered(Protocol):

@@ -291,7 +291,7 @@ def _measure(
     step: i32[] its number.
   """
   outputs = solution.outputs
-  labels = outputs.repeat(batch.label)
+  labels = outputs.repeat(seen.larger_part(batch.label))
   cross_entropy = losses.soft_cross_entropy(outputs.logits, seen.label).mean(axis=1)
   # A mean leaves out what is not finite: the metrics of a diverged member.
   unless_finite = jnp.where(outputs.alive, 0.0, jnp.nan)

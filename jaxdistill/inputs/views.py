@@ -1,4 +1,4 @@
-"""From a batch to what each member sees: augment, perturb one member, normalise."""
+"""From a batch to what each member sees: augment, mix, perturb one, normalise."""
 
 from collections.abc import Sequence
 import functools
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill.core import rng
-from jaxdistill.core.types import Augment, Batch, MakeViews, Perturb, Views
-from jaxdistill.inputs.augment import Channels, normalize
+from jaxdistill.core.types import Augment, Batch, MakeViews, Mix, Perturb, Views
+from jaxdistill.inputs.normalize import Channels, normalize
 
 
 def make_views(
@@ -19,6 +19,7 @@ def make_views(
   std: Channels,
   members: Sequence[str],
   num_classes: int,
+  mix: Mix | None = None,
   space: str = "pixel",
   per_member: bool = False,
   smoothing: float = 0.0,
@@ -28,12 +29,13 @@ def make_views(
   One member may see its images perturbed.
 
   Args:
-    augment: (key, image) -> f32[B, H, W, 3] in [0, 1].
+    augment: see `make_augment`; its result is f32[B, H, W, 3].
     perturb: see `make_perturb`.
     mean: per-channel mean in [0, 1], of all members or of each.
     std: per-channel standard deviation in [0, 1], of all members or of each.
     members: names of all M members.
     num_classes: C.
+    mix: mixes the augmented images of all members, with the same draw for each.
     space: "pixel", perturb before normalisation, or "normalized", after it, as the
       released code of Competitive Distillation does (its clamp to [0, 1] included).
     per_member: augment each image independently for every member, the invariant
@@ -63,6 +65,9 @@ def make_views(
     key: jax.Array, step: jax.Array, batch: Batch, /
   ) -> tuple[Views, jax.Array]:
     image = augmented(rng.stream(key, "augment"), batch.image)
+    mixture = None
+    if mix:
+      image, mixture = mix.apply(rng.stream(key, "mix"), image)
     perturb_key = rng.stream(key, "perturb")
     if space == "normalized":
       clean = standardize(image)
@@ -76,9 +81,21 @@ def make_views(
     # Only for the member that was drawn; its labels change with its images.
     chosen = perturbation.is_perturbed(len(members))[:, None, None]
     images = jnp.where(chosen[..., None, None], perturbed, clean)
-    one_hot = jax.nn.one_hot(batch.label, num_classes)
-    mixed = perturbation.mix_labels(batch.label, num_classes)
-    target = jnp.where(chosen, mixed[None], one_hot[None])
-    return Views(images, smoothed(target), perturbation, smoothing), clean
+    label = batch.label
+    if mixture is None:
+      shared = jax.nn.one_hot(label, num_classes)
+      own_target = perturbation.mix_labels(label, num_classes)
+    else:
+      shared = mixture.mix_labels(label, num_classes)
+      own_target = perturbation.mix_mixed_labels(mixture, label, num_classes)
+    target = jnp.where(chosen, own_target[None], shared[None])
+    seen = Views(
+      image=images,
+      target=smoothed(target),
+      perturbation=perturbation,
+      mixture=mixture,
+      smoothing=smoothing,
+    )
+    return seen, clean
 
   return views

@@ -96,10 +96,8 @@ def _past_table(dtype: str, top_k: int) -> Past:
     past = jnp.swapaxes(rows, 0, 1)
     recalled = step.views.as_seen(past)
 
-    # A mixture has a past if both of its examples have one.
-    known = past.sum(axis=-1) > 0.5
-    partner_known = known[:, step.views.perturbation.permutation]
-    known &= partner_known | ~step.views.is_mixed[:, None]
+    # A mixture has a past if all of its examples have one.
+    known = step.views.holds_as_seen(past.sum(axis=-1) > 0.5)
 
     # What was predicted for a mixture of images says nothing about the example; nor do
     # the zeros that stand for a diverged member's logits.

@@ -138,7 +138,7 @@ def _scores(
   logits = step.outputs.logits
   label = step.views.label
   if metric == "ce_clean":
-    score = losses.cross_entropy(step.context.forward_clean().logits, step.labels)
+    score = _clean_cross_entropy(step)
   elif metric == "accuracy":
     score = -metrics.top_k(logits, jnp.argmax(label, axis=-1), 1)
   else:
@@ -151,6 +151,17 @@ def _scores(
   else:
     score = jnp.where(alive[:, None], score, jnp.nan)
   return jax.lax.stop_gradient(score)
+
+
+def _clean_cross_entropy(step: Step) -> jax.Array:
+  """Returns every member's cross-entropy on the unperturbed images: f32[M, B]."""
+  logits = step.context.forward_clean().logits
+  mixture = step.views.mixture
+  if mixture is None:
+    return losses.cross_entropy(logits, step.labels)
+  # Those are mixed, for all members alike.
+  target = mixture.mix_labels(step.batch.label, logits.shape[-1])
+  return losses.soft_cross_entropy(logits, jnp.broadcast_to(target[None], logits.shape))
 
 
 def _teaching_weights(scores: jax.Array, *, rule: str, tie: str) -> jax.Array:
@@ -217,7 +228,7 @@ def _compare_logits(step: Step, view: str, temperature: float) -> _Pairs:
   mixture = perturbation.mix(jax.nn.softmax(teachers / temperature), axis=1)
   log_mixture = jnp.log(mixture + 1e-30)
   kl_to_mixture = losses.pairwise_kl(logits / temperature, log_mixture)
-  mixed = step.views.is_perturbed & perturbation.mixes
+  mixed = step.views.is_mixed_apart
   distance = jnp.where(mixed[:, None, None], kl_to_mixture * temperature**2, kl)
   return _Pairs(distance=distance, comparable=~mixed[None, :, None])
 

@@ -92,13 +92,13 @@ def interval(
 
     def predict() -> jax.Array:
       outputs = step.context.forward(memory["cohort"], step.views.image)
-      # What is predicted for mixed images belongs to none of the batch.
-      accuracies = jnp.where(step.views.is_mixed, 0, memory["accuracy"])
+      # What is predicted for images that no other member sees is not of their images.
+      accuracies = jnp.where(step.views.is_mixed_apart, 0, memory["accuracy"])
       return blend(outputs, accuracies)
 
     distilling = cycle.is_distilling(step.context.epoch)
     soft = jax.lax.cond(distilling, predict, lambda: jnp.zeros(shape))
-    return step.views.as_seen(jax.lax.stop_gradient(soft)[None])
+    return step.views.as_perturbed(jax.lax.stop_gradient(soft)[None])
 
   soft_labels = _look_up if teacher == "table" else run_snapshot
 

@@ -6,10 +6,12 @@ the target. What the paper calls invariant collaborative learning, each image au
 independently for every member, is the run's key `views = "per_member"` and goes with
 any method.
 
-In a step in which a member sees mixed images, its logits belong to no example of the
-batch, and no label of the batch to what it sees. It takes no part in the target then,
-and learns the same mixture of the target's probabilities. The target is thus made with
-the labels of the images that were seen, which are one class each, as in the paper.
+In a step in which a perturbation mixes a member's images, its logits belong to no image
+that the others see, and no label of theirs to what it sees. It takes no part in the
+target then, and learns the same mixture of the target's probabilities. Where the images
+of all members are mixed alike, which the paper does not do, the label that a target is
+made with is the class that most of an image shows. It thus is one class, as in the
+paper.
 
 Reference:
   Q. Guo, X. Wang, Y. Wu, Z. Yu, D. Liang, X. Hu, P. Luo: Online Knowledge Distillation
@@ -36,7 +38,7 @@ class _Target(NamedTuple):
   """What all members learn.
 
   Attributes:
-    logits: [B, C], of the images before they were mixed.
+    logits: [B, C], of the images that unperturbed members see.
     metrics: name -> what is logged about it.
   """
 
@@ -69,7 +71,7 @@ def _collaborative(
 
   def loss(step: Step) -> Objective:
     logits = step.outputs.logits
-    takes_part = step.outputs.alive & ~step.views.is_mixed
+    takes_part = step.outputs.alive & ~step.views.is_mixed_apart
     target = make_target(step, jax.lax.stop_gradient(logits), takes_part)
     teacher = _as_seen(step.views, target.logits, temperature)
     kl = losses.kl_divergence(logits, teacher, temperature).mean(axis=1)
@@ -90,12 +92,13 @@ def _as_seen(views: Views, target: jax.Array, temperature: float) -> jax.Array:
     temperature: at which probabilities are mixed.
 
   Returns:
-    [M, B, C] logits: the target, or its mixture where the images are mixed.
+    [M, B, C] logits: the target, or its mixture for a member whose perturbation mixed
+    its images.
   """
   probabilities = jax.nn.softmax(target / temperature)
   mixture = views.perturbation.mix(probabilities)
   log_mixture = temperature * jnp.log(jnp.maximum(mixture, _TINY))
-  mixed = views.is_mixed[:, None, None]
+  mixed = views.is_mixed_apart[:, None, None]
   return jnp.where(mixed, log_mixture[None], target[None])
 
 
@@ -117,13 +120,14 @@ def naive(
   require_choice(scope=(scope, ("sample", "batch")))
 
   def make_target(step: Step, logits: jax.Array, takes_part: jax.Array) -> _Target:
-    ce = losses.cross_entropy(logits, step.labels)
+    label = step.views.larger_part(step.batch.label)
+    ce = losses.cross_entropy(logits, step.outputs.repeat(label))
     if scope == "sample":
       best = jnp.argmin(jnp.where(takes_part[:, None], ce, jnp.inf), axis=0)
-      teacher = targets.kdcl_naive(logits, step.batch.label, takes_part)
+      teacher = targets.kdcl_naive(logits, label, takes_part)
     else:
       winner = targets.winner(jnp.where(takes_part, ce.mean(axis=1), jnp.nan))
-      best = jnp.broadcast_to(winner, step.batch.label.shape)
+      best = jnp.broadcast_to(winner, label.shape)
       teacher = losses.bounded(logits[jnp.maximum(winner, 0)])
     members = jnp.arange(len(logits))
     wins = (members[:, None] == best[None]) & takes_part[:, None]
@@ -148,7 +152,8 @@ def linear(*, weight: float = 1.0, temperature: float = 2.0) -> Method:
   """
 
   def make_target(step: Step, logits: jax.Array, takes_part: jax.Array) -> _Target:
-    combined = targets.kdcl_linear(logits, step.batch.label, takes_part)
+    label = step.views.larger_part(step.batch.label)
+    combined = targets.kdcl_linear(logits, label, takes_part)
     return _Target(logits=combined, metrics={})
 
   return _collaborative(make_target, weight=weight, temperature=temperature)
@@ -168,7 +173,8 @@ def min_logit(*, weight: float = 1.0, temperature: float = 2.0) -> Method:
   """
 
   def make_target(step: Step, logits: jax.Array, takes_part: jax.Array) -> _Target:
-    smallest = targets.kdcl_min_logit(logits, step.batch.label, takes_part)
+    label = step.views.larger_part(step.batch.label)
+    smallest = targets.kdcl_min_logit(logits, label, takes_part)
     return _Target(logits=smallest, metrics={})
 
   return _collaborative(make_target, weight=weight, temperature=temperature)

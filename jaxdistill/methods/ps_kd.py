@@ -28,7 +28,7 @@ def ps_kd(
       "previous_weights", what the weights of the end of the last epoch predict for the
       image as it is augmented now, in evaluation mode (one more forward pass a step).
       Where a member's images are mixed, the table's predictions are mixed alike, and
-      nothing is written to it.
+      nothing is written to it: it stays empty if every batch is mixed for all members.
     dtype: of the table: float32, float16 or bfloat16.
     top_k: classes to keep of each past prediction, the rest evenly spread; 0 keeps all.
       For data sets whose table would not fit: see `tables.create`.

@@ -16,14 +16,7 @@ import optax
 from jaxdistill.core import registry
 from jaxdistill.core.durations import MOST_STEPS, Clock
 from jaxdistill.core.method import GroupSpec, Method
-from jaxdistill.core.types import (
-  Augment,
-  Batch,
-  MakeViews,
-  Perturb,
-  TrainState,
-  TrainStep,
-)
+from jaxdistill.core.types import Batch, MakeViews, Perturb, TrainState, TrainStep
 from jaxdistill.data import Dataset, Split, Streamed, hold_out
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import make_spec, member_names, spread_members
@@ -36,7 +29,8 @@ from jaxdistill.engine.sampling import Sampler, make_sampler
 from jaxdistill.engine.survey import Surveyor
 from jaxdistill.engine.train_step import init_state, make_train_step
 from jaxdistill.errors import ConfigError, foreign, naming, readable, require
-from jaxdistill.inputs.augment import Channels, Normalization, pad_crop_flip
+from jaxdistill.inputs.augment.pool import Augmentation, make_augment
+from jaxdistill.inputs.normalize import Channels, Normalization
 from jaxdistill.inputs.perturb.pool import make_perturb
 from jaxdistill.inputs.views import make_views
 from jaxdistill.optim import make_optimizer, make_schedule, parameter_names
@@ -238,7 +232,10 @@ def build(
     task = retrieval(dataset.ranking)
     _require_feature(specs, state, dataset, task.feature)
 
-  views = _make_views(config, dataset, channels, member_names(specs), perturb)
+  augmentation = _make_augment(config.augment, dataset)
+  views = _make_views(
+    config, dataset, channels, member_names(specs), augmentation, perturb
+  )
   train_step = make_train_step(
     specs,
     method,
@@ -425,6 +422,45 @@ def _batch_shapes(batch_size: int, split: Split | Streamed) -> Batch:
   )
 
 
+def _make_augment(section: ConfigDict, dataset: Dataset) -> Augmentation:
+  """Builds the augmentation of all members' images.
+
+  Raises:
+    ConfigError: if it makes images of another size than those of testing, or crops
+      what is read in random crops.
+  """
+  reads_crops = isinstance(dataset.train, Streamed) and dataset.train.varies
+  require(
+    not reads_crops or "random_resized_crop" not in section.ops,
+    f"{dataset.name} is read in random crops already: take random_resized_crop out of "
+    "augment.ops, or have it read without (data.crop)",
+  )
+  size = dataset.test.shape[:2]
+  # However the members normalise the images: these are colours of the data.
+  of_data = {"mean": dataset.mean, "std": dataset.std, "size": size}
+  ops = {}
+  for op in section.ops:
+    name = operation(op)
+    keywords = section[name].to_dict()
+    for argument, value in of_data.items():
+      if registry.takes("augment", op, argument):
+        keywords[argument] = value
+    with naming(f"augment.{name}"):
+      ops[name] = registry.resolve("augment", op, **keywords)
+  augmentation = make_augment(ops)
+
+  image = jax.ShapeDtypeStruct((1, *dataset.train.shape), jnp.uint8)
+  with foreign("augment"):
+    augmented = jax.eval_shape(augmentation.augment, jax.random.key(0), image)
+  height, width = augmented.shape[1:3]
+  require(
+    (height, width) == size,
+    f"augment.ops makes training images of {height} x {width} pixels, and those of "
+    f"testing have {size[0]} x {size[1]}: add random_resized_crop or random_crop",
+  )
+  return augmentation
+
+
 def _make_perturb(section: ConfigDict, num_members: int) -> Perturb:
   """Builds the stochastic perturbation."""
   ops = []
@@ -531,36 +567,20 @@ def _make_views(
   dataset: Dataset,
   channels: Mapping[str, Channels],
   members: Sequence[str],
+  augmentation: Augmentation,
   perturb: Perturb,
 ) -> MakeViews:
   """Builds the function that prepares what each member sees."""
-  # Blotted out with the mean of the images, however the members normalise them.
-  augment = pad_crop_flip(**config.augment, fill=dataset.mean)
-  _require_one_size(augment, dataset)
   return make_views(
-    augment,
+    augmentation.augment,
     perturb,
+    mix=augmentation.mix,
     **channels,
     members=members,
     num_classes=dataset.num_classes,
     space=config.perturb.space,
     per_member=config.views == "per_member",
     smoothing=config.label_smoothing,
-  )
-
-
-def _require_one_size(augment: Augment, dataset: Dataset) -> None:
-  """Raises ConfigError unless images leave the augmentation as large as test images."""
-  image = jax.ShapeDtypeStruct((1, *dataset.train.shape), jnp.uint8)
-  with foreign("augment"):
-    key = jax.eval_shape(jax.random.key, 0)
-    augmented = jax.eval_shape(augment, key, image)
-  shape = augmented.shape[1:]
-  require(
-    shape == dataset.test.shape,
-    f"training images are {list(dataset.train.shape)} and leave the augmentation as "
-    f"{list(shape)}, but test images are {list(dataset.test.shape)}: crop to their "
-    "size, in augment or where the images are read",
   )
 
 

@@ -30,8 +30,9 @@ from jaxdistill.run.keys import (
 from jaxdistill.run.overrides import apply_overrides, flatten, unknown
 from jaxdistill.run.renamed import renamed_sections
 from jaxdistill.run.sections import (
-  AUGMENT_KEYS,
+  POOLS,
   ConfigDict,
+  augmentation,
   component,
   group,
   network_keys,
@@ -45,6 +46,7 @@ __all__ = [
   "KEYS",
   "ConfigDict",
   "apply_overrides",
+  "augmentation",
   "check_config",
   "component",
   "config_differences",
@@ -257,7 +259,7 @@ def default(data: str, method: str, **method_kwargs: Any) -> ConfigDict:
   config.cohort = ConfigDict()  # group name -> group(...)
   config.method = component("methods", method, **method_kwargs)
   config.perturb = perturbation(ops=())  # perturbation() is the paper's pool
-  config.augment = ConfigDict({k: key.default for k, key in AUGMENT_KEYS.items()})
+  config.augment = augmentation("cifar")
   config.optimizer = optimizer()
   return config
 
@@ -469,8 +471,9 @@ def _of_another_component(key: str) -> bool:
   An operation, an optimiser or a schedule: their keys stood in every config once.
   """
   section, _, leaf = key.rpartition(".")
-  if section.startswith("perturb."):
-    return section.removeprefix("perturb.") in registry.list_available("perturb")
+  pool, _, operation = section.partition(".")
+  if pool in POOLS and operation:
+    return operation in registry.list_available(pool)
   if section.rpartition(".")[2] != "optimizer":
     return False
   for kind in ("optimizers", "schedules"):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxdistill.core import registry
 from jaxdistill.core.types import PyTree
 from jaxdistill.errors import CheckpointError, reason
-from jaxdistill.inputs.augment import normalize, to_float
+from jaxdistill.inputs.normalize import normalize, to_float
 from jaxdistill.run import checkpoint
 from jaxdistill.run.manifest import are_channels
 

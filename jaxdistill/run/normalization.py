@@ -1,9 +1,9 @@
 """What each member's images are normalised with.
 
 In this order: what the config says of its group, what the run measured that its weights
-are from, what the data set says. Each network thus sees images as it knows them; the
-classic augmentation, the colour of its square included, comes before and is the data
-set's for all.
+are from, what the data set says. Each network thus sees images as it knows them;
+augmentation, the colours that it fills in included, comes before and is the data set's
+for all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdistill.core.method import GroupSpec
 from jaxdistill.errors import require
-from jaxdistill.inputs.augment import Channels, Normalization
+from jaxdistill.inputs.normalize import Channels, Normalization
 from jaxdistill.run.pretrained import InitialWeights
 from jaxdistill.run.sections import ConfigDict
 

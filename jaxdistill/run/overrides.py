@@ -13,9 +13,12 @@ from typing import Any
 from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError, naming, require
 from jaxdistill.run.keys import Key, with_type
+from jaxdistill.run.renamed import RENAMED
 from jaxdistill.run.sections import (
   COMPONENTS,
+  POOLS,
   ConfigDict,
+  augmentation,
   new_group,
   operation,
   operation_keys,
@@ -32,6 +35,7 @@ _NAMES = re.compile(
   r"|cohort\.[^.]+\.model"
   r"|(cohort\.[^.]+\.)?optimizer\.(name|schedule)"
   r"|perturb\.ops"
+  r"|augment\.(ops|recipe)"
 )
 
 _GROUP = re.compile(r"cohort\.[^.]+")
@@ -187,8 +191,10 @@ def _choose(config: ConfigDict, key: str, text: str) -> None:
       config.optimizer = ConfigDict(switch_optimizer(config.optimizer, **names))
       for name in config.cohort:
         _drop_foreign(config, name)
-    case ["perturb", "ops"]:
-      _choose_operations(config, text)
+    case ["augment", "recipe"]:
+      config.augment = augmentation(text)
+    case [section, "ops"]:
+      _choose_operations(config, section, text)
     case [section, "name"]:
       if text != config[section].name:
         with naming(key):
@@ -209,25 +215,25 @@ def _drop_foreign(config: ConfigDict, name: str) -> None:
       del own[key]
 
 
-def _choose_operations(config: ConfigDict, text: str) -> None:
+def _choose_operations(config: ConfigDict, section: str, text: str) -> None:
   """Chooses another pool: `mixup,my_lab.ops:fog(density=0.3)`."""
   ops = []
   strengths = {}
   for entry in _entries(text):
-    op, keywords = _parse_operation(entry)
+    op, keywords = _parse_operation(section, entry)
     ops.append(op)
     strengths[operation(op)] = keywords
-  keys = operation_keys(ops)
-  config.perturb = ConfigDict(switch_operations(config.perturb, ops))
+  keys = operation_keys(section, ops)
+  config[section] = ConfigDict(switch_operations(section, config[section], ops))
   for name, keywords in strengths.items():
     for keyword, value in keywords.items():
-      key = f"perturb.{name}.{keyword}"
+      key = f"{section}.{name}.{keyword}"
       require(
         keyword in keys[name],
         f"unknown key {key!r}{registry.nearest(keyword, keys[name])}",
       )
       example = keys[name][keyword].example
-      config.perturb[name][keyword] = with_type(key, value, example)
+      config[section][name][keyword] = with_type(key, value, example)
 
 
 def _entries(text: str) -> list[str]:
@@ -247,8 +253,12 @@ def _entries(text: str) -> list[str]:
   return [entry.strip() for entry in entries if entry.strip()]
 
 
-def _parse_operation(entry: str) -> tuple[str, dict[str, Any]]:
+def _parse_operation(section: str, entry: str) -> tuple[str, dict[str, Any]]:
   """Returns the name of an operation and the keywords behind it in brackets.
+
+  Args:
+    section: that it is for.
+    entry: of the list.
 
   Raises:
     ConfigError: if they are not of the form key=value.
@@ -265,7 +275,7 @@ def _parse_operation(entry: str) -> tuple[str, dict[str, Any]]:
       keywords[str(keyword.arg)] = ast.literal_eval(keyword.value)
   except _UNREADABLE as error:
     raise ConfigError(
-      f"perturb.ops: {entry!r} is not of the form name(key=value, ...)"
+      f"{section}.ops: {entry!r} is not of the form name(key=value, ...)"
     ) from error
   return name.strip(), keywords
 
@@ -327,10 +337,14 @@ def _hint(key: str, known: Mapping[str, Key]) -> str:
       found = registry.nearest(key, known)
       return f"{found} cohort.{group}.model=<name> adds a group"
 
+  # A key of an earlier version.
+  if key in RENAMED:
+    return f": {RENAMED[key]}"
+
   # An operation that is not in the pool has no keys.
-  operations = registry.list_available("perturb")
-  if section.startswith("perturb.") and operation(section[8:]) in operations:
-    return f": {section[8:]} is not in the pool: add it to perturb.ops"
+  pool, _, op = section.partition(".")
+  if pool in POOLS and operation(op) in registry.list_available(pool):
+    return f": {op} is not in the pool: add it to {pool}.ops"
 
   # The section may be left out.
   meant = registry.SYNONYMS.get(leaf, leaf)

@@ -27,7 +27,7 @@ from jaxdistill.core.foreign import (
 )
 from jaxdistill.core.types import PyTree
 from jaxdistill.errors import CheckpointError, DataError, reason, require
-from jaxdistill.inputs.augment import Normalization
+from jaxdistill.inputs.normalize import Normalization
 from jaxdistill.run import checkpoint
 from jaxdistill.run.manifest import are_channels
 

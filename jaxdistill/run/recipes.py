@@ -4,7 +4,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jaxdistill.errors import require_choice
-from jaxdistill.run.config import ConfigDict, default, group, optimizer, perturbation
+from jaxdistill.inputs.augment import RECIPES
+from jaxdistill.run.config import (
+  ConfigDict,
+  augmentation,
+  default,
+  group,
+  optimizer,
+  perturbation,
+)
 
 # A mirrored digit is another digit, or none; and these have no colour.
 DIGITS_POOL = ("mixup", "cutmix", "noise", "elastic", "affine", "resized_crop")
@@ -34,6 +42,24 @@ MARKET_COHORTS = {
   },
 }
 """Cohorts of `market1501`: name -> group -> its keys."""
+IMAGENET_COHORTS = {
+  "resnet34": {"resnet34": {"model": "resnet.resnet34", "members": 2}},
+  "resnet18": {"resnet18": {"model": "resnet.resnet18", "members": 2}},
+  "mobilenet": {"mobilenet": {"model": "mobilenet.v2", "members": 2}},
+  "resnet18_resnet50": {
+    "resnet18": {"model": "resnet.resnet18"},
+    "resnet50": {"model": "resnet.resnet50"},
+  },
+  "mobilenet_resnet50": {
+    "mobilenet": {"model": "mobilenet.v2"},
+    "resnet50": {"model": "resnet.resnet50"},
+  },
+  "resnet50_resnet152": {
+    "resnet152": {"model": "resnet.resnet152"},
+    "resnet50": {"model": "resnet.resnet50"},
+  },
+}
+"""Convolutional cohorts on ImageNet: name -> group -> its keys."""
 
 _ALEXNET = {"model": "alexnet", "stem": "cifar"}
 _DENSENET = {"model": "densenet.densenet_bc100"}
@@ -119,28 +145,18 @@ def compared(dataset: str, row: str, methods: Sequence[str]) -> ConfigDict:
   Raises:
     ConfigError: for another cohort or method.
   """
-  cohort, method = _parts_of(row, CIFAR_COHORTS, methods)
+  cohort, method = _read_row(row, CIFAR_COHORTS, methods)
   config = cifar(dataset, method)
   if method == methods[0]:
     config.perturb = perturbed_as_in_the_text()
   return _with_groups(config, CIFAR_COHORTS[cohort])
 
 
-def _parts_of(
-  row: str, cohorts: Collection[str], methods: Sequence[str]
-) -> tuple[str, str]:
-  """Returns the cohort and the method of a row; the first method need not be named."""
-  cohort, _, method = row.partition(",")
-  method = method or methods[0]
-  require_choice(cohort=(cohort, tuple(cohorts)), method=(method, tuple(methods)))
-  return cohort, method
-
-
 def market1501(row: str, methods: Sequence[str]) -> ConfigDict:
   """Returns a row of a table that compares methods on Market-1501.
 
   The optimiser, the batch of 128 and the 200 epochs are those of `cifar`. Images of
-  256x128 pixels are padded by 10, cropped and flipped.
+  256x128 pixels are padded by 10, cropped, flipped and partly erased.
 
   Args:
     row: "COHORT,METHOD" or, for the first method, "COHORT".
@@ -149,15 +165,54 @@ def market1501(row: str, methods: Sequence[str]) -> ConfigDict:
   Raises:
     ConfigError: for another cohort or method.
   """
-  cohort, method = _parts_of(row, MARKET_COHORTS, methods)
+  cohort, method = _read_row(row, MARKET_COHORTS, methods)
   config = default("market1501", method)
   config.optimizer = _competitive_sgd()
-  config.augment.padding = 10
+  config.augment = augmentation("reid")
   # The test split has more images than an epoch.
   config.eval_every = "10 epochs"
   if method == methods[0]:
     config.perturb = perturbed_as_in_the_text()
   return _with_groups(config, MARKET_COHORTS[cohort])
+
+
+def compared_on_imagenet(row: str, methods: Sequence[str]) -> ConfigDict:
+  """Returns a row of a table that compares methods: convolutional ones on ImageNet.
+
+  Args:
+    row: "COHORT,METHOD" or, for the first method, "COHORT".
+    methods: registry names; only the first one perturbs.
+
+  Raises:
+    ConfigError: for another cohort or method.
+  """
+  cohort, method = _read_row(row, IMAGENET_COHORTS, methods)
+  config = imagenet(method)
+  # The paper states these.
+  config.batch_size = 128
+  config.optimizer.learning_rate_per = 0
+  if method == methods[0]:
+    config.perturb = perturbed_as_in_the_text()
+  return _with_groups(config, IMAGENET_COHORTS[cohort])
+
+
+def _read_row(
+  row: str, cohorts: Collection[str], methods: Sequence[str]
+) -> tuple[str, str]:
+  """Returns the cohort and the method of a row.
+
+  Args:
+    row: "COHORT,METHOD" or, for the first method, "COHORT".
+    cohorts: those there are.
+    methods: those there are.
+
+  Raises:
+    ConfigError: for another cohort or method.
+  """
+  cohort, _, method = row.partition(",")
+  method = method or methods[0]
+  require_choice(cohort=(cohort, tuple(cohorts)), method=(method, tuple(methods)))
+  return cohort, method
 
 
 def perturbed_as_in_the_text() -> ConfigDict:
@@ -195,19 +250,47 @@ def _with_groups(
 
 
 def imagenet(method: str, **method_kwargs) -> ConfigDict:
-  """Returns the recipe of ImageNet without its learning rate, and without a cohort.
+  """Returns the recipe of ImageNet for convolutional networks, without a cohort.
 
-  300 epochs, batch 128, images of 224 pixels as arrays.
+  100 epochs, SGD with Nesterov momentum 0.9, learning rate 0.1 for 256 images, a tenth
+  every 30 epochs, weight decay 1e-4, batch 256; random resized crops, which the data
+  set makes as it reads, and flips.
 
   Args:
     method: registry name.
     **method_kwargs: keywords that differ from the method's defaults.
   """
-  config = default("npz", method, **method_kwargs)
-  config.epochs = 300.0
-  config.augment.padding = 28
-  config.data.num_classes = 1000
+  config = default("imagenet", method, **method_kwargs)
+  config.batch_size = 256
+  config.epochs = 100.0
+  config.augment = augmented(config, "imagenet")
+  config.optimizer = optimizer(
+    "sgd",
+    "step",
+    learning_rate=0.1,
+    learning_rate_per=256,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=1e-4,
+    milestones=("30 epochs", "60 epochs", "90 epochs"),
+    decay=0.1,
+  )
   return config
+
+
+def augmented(config: ConfigDict, recipe: str) -> ConfigDict:
+  """Returns the section of a recipe of augmentation.
+
+  Its random resized crop is left out where the data set makes one as it reads.
+
+  Args:
+    config: names the data set.
+    recipe: see `inputs.augment.RECIPES`.
+  """
+  ops = list(RECIPES[recipe])
+  if config.data.get("crop") == "random" and "random_resized_crop" in ops:
+    ops.remove("random_resized_crop")
+  return augmentation(recipe, ops=ops)
 
 
 def step_decay(
@@ -235,19 +318,16 @@ def step_decay(
 
 
 def transformer(config: ConfigDict, *, no_decay: tuple[str, ...] = ()) -> ConfigDict:
-  """Changes a recipe to DeiT's optimiser and regularisation, without its augmentation.
+  """Changes a recipe to DeiT's: optimiser, regularisation and augmentation.
 
   Of table 9 of Touvron et al. (ICML 2021) it has AdamW with decay 0.05; the learning
   rate 5e-4 for 512 images, in proportion to `batch_size` also where that is overridden;
-  5 epochs of warm-up and a cosine; labels smoothed by 0.1, for all members; no dropout.
+  5 epochs of warm-up and a cosine; and for all members, labels smoothed by 0.1,
+  RandAugment 9/0.5, mixup 0.8, CutMix 1.0 and random erasing 0.25; no dropout.
+  An image stands three times in the order of an epoch, in three augmentations.
 
-  A config file adds the 300 epochs (`imagenet`) and the stochastic depth of 0.1
-  (`drop_path` of its groups).
-
-  It has neither RandAugment (9/0.5), mixup (0.8), cutmix (1.0) nor random erasing
-  (0.25) for all members, and no repeated augmentation: images are padded, cropped and
-  flipped, and the perturbations of Competitive Distillation are for one member of a
-  step. The batch stays that of the recipe that is changed; table 9 has 1024.
+  A config file adds the 300 epochs and the stochastic depth of 0.1 (`drop_path` of its
+  groups). The batch stays that of the recipe that is changed; table 9 has 1024.
 
   Not in that table: biases, normalisations, tokens and positions do not decay, and
   weights are averaged (by 0.9999; DeiT's code by 0.99996), as in DeiT's code. Gradients
@@ -259,6 +339,11 @@ def transformer(config: ConfigDict, *, no_decay: tuple[str, ...] = ()) -> Config
   """
   config.label_smoothing = 0.1
   config.ema_decay = 0.9999
+  config.augment = augmented(config, "deit")
+  config.repeats = 3
+  # Cubic, as the crops of DeiT's code.
+  if "interpolation" in config.data:
+    config.data.interpolation = "bicubic"
   config.optimizer = optimizer(
     "adamw",
     "cosine",
@@ -285,8 +370,8 @@ def digits(method: str, **method_kwargs) -> ConfigDict:
   config.log_every = "1 epoch"
   config.eval_every = "5 epochs"
   config.checkpoint_every = "5 epochs"
-  config.augment.padding = 1
-  config.augment.flip = False
+  # A mirrored digit is another one.
+  config.augment = augmentation(ops=("pad_crop",), pad_crop={"padding": 1})
   config.optimizer = optimizer(
     "sgd",
     "cosine",

@@ -1,11 +1,40 @@
-"""Finds sections whose component was named by hand, without the keys that it has."""
+"""Finds keys of earlier versions, and of components that were renamed by hand."""
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxdistill.core import registry
 from jaxdistill.run.keys import REQUIRED, Key
 from jaxdistill.run.sections import COMPONENTS, ConfigDict
+
+RENAMED = {
+  "augment.padding": "it is augment.pad_crop.padding now",
+  "augment.mode": "it is augment.pad_crop.mode now",
+  "augment.flip": "it is the operation hflip of augment.ops now",
+  "augment.cutout": "add cutout to augment.ops and set augment.cutout.side",
+}
+"""Key of an earlier version -> what stands for it now."""
+
+
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a configuration as this version writes it.
+
+  Args:
+    config: a configuration, as it is in the `config.json` of this version or of an
+      earlier one.
+  """
+  section = config.get("augment")
+  if not isinstance(section, Mapping) or not {"padding", "mode"} <= section.keys():
+    return dict(config)
+  strengths = {"padding": section["padding"], "mode": section["mode"]}
+  upgraded_section = {"ops": ["pad_crop"], "pad_crop": strengths}
+  if section.get("flip"):
+    upgraded_section["ops"].append("hflip")
+    upgraded_section["hflip"] = {"probability": 0.5}
+  if section.get("cutout"):
+    upgraded_section["ops"].append("cutout")
+    upgraded_section["cutout"] = {"side": section["cutout"]}
+  return {**config, "augment": upgraded_section}
 
 
 class _Section(NamedTuple):

@@ -1,8 +1,8 @@
 """Sections of a config that name components.
 
-`data`, `method`, a group of the `cohort`, `optimizer` and `perturb` hold the keywords
-of what they name, and no others; `augment` holds those of the one augmentation. A
-config thus holds what its run uses, and a new component needs no change here.
+`data`, `method`, a group of the `cohort`, `optimizer`, `augment` and `perturb` hold the
+keywords of what they name, and no others. A config thus holds what its run uses, and a
+new component needs no change here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import ml_collections
 
 from jaxdistill.core import registry
-from jaxdistill.errors import ConfigError, naming, require
-from jaxdistill.inputs import augment, perturb
+from jaxdistill.errors import ConfigError, naming, require, require_choice
+from jaxdistill.inputs import perturb
+from jaxdistill.inputs.augment import RECIPES
 from jaxdistill.inputs.perturb import pool
 from jaxdistill.optim import Chain
 from jaxdistill.run.keys import (
@@ -44,6 +45,9 @@ else:
 
 COMPONENTS = {"data": "data", "method": "methods"}
 """Sections that hold a name and the keywords of what it names, and nothing else."""
+
+POOLS = ("augment", "perturb")
+"""Sections that hold the names of operations, and a subsection for each of them."""
 
 GROUP_KEYS = (
   Key("model", REQUIRED, "name of the network", annotation=str),
@@ -81,7 +85,16 @@ PERTURB_KEYS = (
 )
 """The keys of `perturb`, beside the keywords of the pool and of its operations."""
 
-AUGMENT_KEYS = function_keys(augment.pad_crop_flip, "fill")
+AUGMENT_KEYS = (
+  Key(
+    "ops",
+    (),
+    "names of the operations, in the order in which they are applied to the images of "
+    "all members",
+    annotation=tuple[str, ...],
+  ),
+)
+"""The keys of `augment`, beside the keywords of its operations."""
 
 OPTIMIZER_KEYS = (
   Key(
@@ -321,7 +334,7 @@ def peak_rate(keys: Mapping[str, Any], batch_size: int) -> float:
   return keys["learning_rate"] * batch_size / images
 
 
-# The perturbation.
+# The pools of operations: augmentation and perturbation.
 
 
 def operation(op: str) -> str:
@@ -329,30 +342,36 @@ def operation(op: str) -> str:
   return op.rpartition(":")[2]
 
 
-def operation_keys(ops: Sequence[str]) -> dict[str, dict[str, Key]]:
+def pool_keys(section: str) -> dict[str, Key]:
+  """Returns the keys of `augment` or `perturb` that go with every pool."""
+  if section == "augment":
+    return {key.name: key for key in AUGMENT_KEYS}
+  keys = {key.name: key for key in PERTURB_KEYS}
+  return keys | function_keys(pool.make_perturb, "num_members")
+
+
+def operation_keys(section: str, ops: Sequence[str]) -> dict[str, dict[str, Key]]:
   """Returns subsection -> keywords of every operation in a pool.
+
+  Args:
+    section: "augment" or "perturb", which is the kind of its operations as well.
+    ops: their names.
 
   Raises:
     ConfigError: for an unknown operation, or two that would have one subsection.
   """
-  taken = perturb_keys()
+  taken = pool_keys(section)
   found = {}
   for op in ops:
     subsection = operation(op)
-    with naming("perturb.ops"):
+    with naming(f"{section}.ops"):
       require(
         subsection not in found and subsection not in taken,
-        f"{op!r} would be another perturb.{subsection}: give every operation once, "
+        f"{op!r} would be another {section}.{subsection}: give every operation once, "
         "and a function of your own a name of its own",
       )
-      found[subsection] = component_keys("perturb", op)
+      found[subsection] = component_keys(section, op)
   return found
-
-
-def perturb_keys() -> dict[str, Key]:
-  """Returns the keys of `perturb` that go with every pool."""
-  keys = {key.name: key for key in PERTURB_KEYS}
-  return keys | function_keys(pool.make_perturb, "num_members")
 
 
 def perturbation(
@@ -369,16 +388,59 @@ def perturbation(
   Raises:
     ConfigError: for an unknown operation or key, or a required one that is not given.
   """
-  common = perturb_keys()
-  operations = operation_keys(ops)
+  return _pool_section("perturb", ops, overrides)
+
+
+def augmentation(
+  recipe: str = "cifar", ops: Sequence[str] | None = None, **overrides: Any
+) -> ConfigDict:
+  """Returns the section of the augmentation of all members' images.
+
+  Args:
+    recipe: its operations and their strengths, see `inputs.augment.RECIPES`.
+    ops: other operations, each "name" or "package.module:function", in the order in
+      which they are applied; those of the recipe keep its strengths.
+    **overrides: a dict of strengths under an operation's name, which is the function's
+      for one of your own.
+
+  Raises:
+    ConfigError: for an unknown recipe, operation or key.
+  """
+  require_choice(**{"augment.recipe": (recipe, tuple(RECIPES))})
+  strengths = RECIPES[recipe]
+  if ops is None:
+    ops = tuple(strengths)
+  combined = {}
+  for op in ops:
+    combined[operation(op)] = dict(strengths.get(op, {}))
+  for name, given in overrides.items():
+    combined[name] = combined.get(name, {}) | given
+  return _pool_section("augment", ops, combined)
+
+
+def _pool_section(
+  section: str, ops: Sequence[str], overrides: Mapping[str, Any]
+) -> ConfigDict:
+  """Returns a section with a pool of operations.
+
+  Args:
+    section: "augment" or "perturb".
+    ops: the operations.
+    overrides: keys of the section, and a mapping of strengths for each operation.
+
+  Raises:
+    ConfigError: for an unknown operation or key, or a required one that is not given.
+  """
+  common = pool_keys(section)
+  operations = operation_keys(section, ops)
   for key in overrides:
     known = [*common, *operations]
-    require(key in known, f"perturb has no key {key!r}{registry.nearest(key, known)}")
+    require(key in known, f"{section} has no key {key!r}{registry.nearest(key, known)}")
   given = {key: value for key, value in overrides.items() if key in common}
-  section = filled(common, {"ops": tuple(ops), **given})
-  for name, keys in operations.items():
-    section[name] = _complete(name, keys, overrides.get(name, {}))
-  return ConfigDict(section)
+  keys = filled(common, {"ops": tuple(ops), **given})
+  for name, own in operations.items():
+    keys[name] = _complete(name, own, overrides.get(name, {}))
+  return ConfigDict(keys)
 
 
 # Other components in the place of those that a section names.
@@ -410,13 +472,20 @@ def switch_network(section: ConfigDict, model: str) -> dict[str, Any]:
   }
 
 
-def switch_operations(section: ConfigDict, ops: Sequence[str]) -> dict[str, Any]:
-  """Returns the keys of `perturb` with another pool.
+def switch_operations(
+  name: str, section: ConfigDict, ops: Sequence[str]
+) -> dict[str, Any]:
+  """Returns the keys of `augment` or `perturb` with another pool.
 
   Operations that were in it keep their strengths.
+
+  Args:
+    name: of the section.
+    section: its keys before.
+    ops: the operations after.
   """
-  switched = filled(perturb_keys(), section.to_dict()) | {"ops": tuple(ops)}
-  for op, keys in zip(ops, operation_keys(ops).values(), strict=True):
+  switched = filled(pool_keys(name), section.to_dict()) | {"ops": tuple(ops)}
+  for op, keys in zip(ops, operation_keys(name, ops).values(), strict=True):
     kept = section[operation(op)] if op in section.ops else {}
     switched[operation(op)] = filled(keys, kept)
   return switched
@@ -490,11 +559,10 @@ def section_keys(config: ConfigDict) -> dict[str, Key]:
       add(section, component_keys("models", model))
     add(f"{section}.optimizer", _group_optimizer_keys(config, name))
 
-  add("perturb", perturb_keys())
-  for name, keys in operation_keys(_pool(config)).items():
-    add(f"perturb.{name}", keys)
-
-  add("augment", AUGMENT_KEYS)
+  for section in POOLS:
+    add(section, pool_keys(section))
+    for name, keys in operation_keys(section, _pool(config, section)).items():
+      add(f"{section}.{name}", keys)
   return found
 
 
@@ -540,12 +608,12 @@ def _named(config: ConfigDict, path: str, key: str) -> str:
   return with_type(f"{path}.{key}", section[key], "")
 
 
-def _pool(config: ConfigDict) -> tuple[str, ...]:
-  """Returns the operations that `perturb` names.
+def _pool(config: ConfigDict, path: str) -> tuple[str, ...]:
+  """Returns the operations that `augment` or `perturb` names.
 
   Raises:
     ConfigError: if they are missing, or no texts.
   """
-  section = _section(config, "perturb")
-  require("ops" in section, "perturb.ops is missing")
-  return with_type("perturb.ops", section.ops, ("",))
+  section = _section(config, path)
+  require("ops" in section, f"{path}.ops is missing")
+  return with_type(f"{path}.ops", section.ops, ("",))

@@ -17,6 +17,7 @@ import jaxdistill
 from jaxdistill.errors import BusyError, ConfigError, StorageError, reason
 from jaxdistill.run.config import ConfigDict, config_differences, config_digest
 from jaxdistill.run.manifest import write_json
+from jaxdistill.run.renamed import upgraded
 from jaxdistill.run.room import free_bytes, in_units
 
 # Raised when a later version could misread what an earlier one wrote.
@@ -222,7 +223,7 @@ def bind_config(
 
 
 def read_record(file: Path) -> dict[str, Any]:
-  """Reads `config.json`.
+  """Reads `config.json`; the configuration in it is as this version writes it.
 
   Raises:
     ConfigError: if it is damaged, or of another version.
@@ -241,7 +242,7 @@ def read_record(file: Path) -> dict[str, Any]:
   origin = record.get("forked_from") or {"path": ""}
   if not isinstance(origin, dict) or not isinstance(origin.get("path"), str):
     raise ConfigError(f"{file} is damaged: {advice}")
-  return record
+  return {**record, "config": upgraded(record["config"])}
 
 
 def _are_texts(value: Any) -> bool:

@@ -7,7 +7,7 @@ import re
 
 from jaxdistill.core import registry
 from jaxdistill.errors import run_command
-from jaxdistill.inputs import augment
+from jaxdistill.inputs.augment import RECIPES
 from jaxdistill.inputs.perturb import pool
 from jaxdistill.optim import Chain
 from jaxdistill.run.config import KEYS
@@ -19,7 +19,7 @@ from jaxdistill.run.sections import (
   PERTURB_KEYS,
   component_keys,
   optimizer_keys,
-  perturb_keys,
+  pool_keys,
 )
 
 _INTRODUCTION = """\
@@ -47,6 +47,11 @@ command line, `--config.cohort.<group>.model=<name>` adds a group that is not th
 
 _AUGMENT = """
 ## Augmentation: `augment`
+
+The keywords of an operation are in the subsection of its name: `augment.pad_crop.mode`.
+They may be written behind it: `--config.augment.ops=pad_crop(padding=2),hflip`.
+`--config.augment.recipe=<name>` puts the operations of a recipe in the place of all:
+{recipes}.
 """
 
 _PERTURB = """
@@ -69,6 +74,7 @@ _COMPONENTS = {
   "methods": ("Methods", "`method.name`", "method."),
   "models": ("Networks", "`cohort.<group>.model`", "cohort.<group>."),
   "data": ("Data sets", "`data.name`", "data."),
+  "augment": ("Augmentations", "an entry of `augment.ops`", "augment.<operation>."),
   "perturb": ("Perturbations", "an entry of `perturb.ops`", "perturb.<operation>."),
   "optimizers": ("Optimisers", "`optimizer.name`", "optimizer."),
   "schedules": ("Schedules", "`optimizer.schedule`", "optimizer."),
@@ -152,8 +158,8 @@ def reference() -> str:
     table(KEYS, {}),
     _COHORT,
     table(GROUP_KEYS, {}, "cohort.<group>."),
-    _AUGMENT,
-    table(AUGMENT_KEYS.values(), documented(augment.pad_crop_flip.__doc__), "augment."),
+    _AUGMENT.format(recipes=_recipes()),
+    table(AUGMENT_KEYS, {}, "augment."),
     _PERTURB,
     table(_pool_keys(), documented(pool.make_perturb.__doc__), "perturb."),
     _OPTIMIZER,
@@ -164,10 +170,15 @@ def reference() -> str:
   return "\n".join(parts) + "\n"
 
 
+def _recipes() -> str:
+  """Returns the names of the recipes of augmentation."""
+  return ", ".join(f"`{name}`" for name in RECIPES)
+
+
 def _pool_keys() -> list[Key]:
   """Returns the keys of `perturb`, those with a meaning of their own first."""
   own = {key.name for key in PERTURB_KEYS}
-  further = [key for name, key in perturb_keys().items() if name not in own]
+  further = [key for name, key in pool_keys("perturb").items() if name not in own]
   return [*PERTURB_KEYS, *further]
 
 

@@ -14,6 +14,7 @@ GIVEN = {
   "methods": ((), {}),
   "models": ((), {"num_classes": 3, "dtype": "float32"}),
   "data": ((), {}),
+  "augment": ((), {}),
   "perturb": ((), {}),
   "optimizers": ((None,), {}),
   "schedules": ((0.1, None), {}),

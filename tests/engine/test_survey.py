@@ -10,7 +10,8 @@ from jaxdistill.core import registry
 from jaxdistill.core.method import Method, Survey
 from jaxdistill.core.types import Objective
 from jaxdistill.errors import ConfigError
-from jaxdistill.inputs import augment
+from jaxdistill.inputs.augment import crop, flip
+from jaxdistill.inputs.augment.pool import make_augment
 from jaxdistill.inputs.perturb.pool import make_perturb
 from jaxdistill.inputs.views import make_views
 from tests.helpers import streams, toy
@@ -144,7 +145,7 @@ def test_a_survey_shows_every_example_once(split, size, devices):
 def views_for(members, ops=(), **kwargs):
   """Views of these members under a random crop and flip."""
   views = make_views(
-    augment.pad_crop_flip(padding=2),
+    make_augment({"pad_crop": crop.pad_crop(padding=2), "hflip": flip.hflip()}).augment,
     make_perturb(ops, num_members=len(members), every=1),
     mean=toy.MEAN,
     std=toy.STD,

@@ -44,6 +44,7 @@ def step_on(
   features=None,
   groups=None,
   perturbation=None,
+  mixture=None,
   target=None,
   clean=None,
   first=None,
@@ -61,6 +62,7 @@ def step_on(
     features: features of all members, which then are the group "net".
     groups: group name -> `ModelOutput`, instead.
     perturbation: of the step; unperturbed by default.
+    mixture: of all members' images; none are mixed by default.
     target: [M, B, C], the labels by default.
     clean: logits on the unperturbed images, by default the same.
     first: logits before any update of the step, by default the same.
@@ -107,6 +109,7 @@ def step_on(
       image=None,
       target=target,
       perturbation=perturbation or Perturbation.none(size),
+      mixture=mixture,
       smoothing=smoothing,
     ),
     context=context,

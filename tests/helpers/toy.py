@@ -19,7 +19,7 @@ from jaxdistill.engine.cohort import spread_members
 from jaxdistill.engine.resident import put_resident
 from jaxdistill.engine.survey import Surveyor
 from jaxdistill.engine.train_step import init_state, make_train_step
-from jaxdistill.inputs.augment import to_float
+from jaxdistill.inputs.normalize import to_float
 from jaxdistill.inputs.perturb.pool import make_perturb
 from jaxdistill.inputs.views import make_views
 from jaxdistill.nn import batch_norm, convolution

@@ -13,7 +13,7 @@ import pytest
 from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError
 from jaxdistill.inputs import perturb
-from jaxdistill.tools import perturbations
+from jaxdistill.tools import sheet as sheets
 
 OPS = (
   "affine",
@@ -388,7 +388,7 @@ def test_bad_strengths_name_their_key(name, key, value):
 def test_contact_sheet_shows_the_original_above_each_operation():
   images = np.asarray(random_images(3) * 255).astype(np.uint8)
   ops = {"hflip": registry.resolve("perturb", "hflip")}
-  sheet = np.asarray(perturbations.contact_sheet(images, ops, KEY, scale=4))
+  sheet = np.asarray(sheets.contact_sheet(images, ops, KEY, scale=4))
   enlarged = images[0].repeat(4, 0).repeat(4, 1)
   windows = np.lib.stride_tricks.sliding_window_view(sheet, enlarged.shape)
   windows = windows[..., 0, :, :, :]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdistill.core.types import Batch, Perturbation
-from jaxdistill.inputs.augment import to_float
+from jaxdistill.inputs.normalize import to_float
 from jaxdistill.inputs.views import make_views
 
 MEAN = np.array([[0.5, 0.4, 0.3], [0.1, 0.2, 0.3]], np.float32)

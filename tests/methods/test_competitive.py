@@ -288,3 +288,17 @@ def test_a_feature_that_overflows_harms_no_other_member(case, bad):
   # The others learn from each other as before, and only from each other.
   np.testing.assert_array_equal(objective.metrics["kl"], plain.metrics["kl"])
   assert expected[1].any() or plain.metrics["wins"][1]
+
+
+def test_the_contest_on_clean_images_has_the_labels_that_are_mixed_for_all(case):
+  """Clean images are those before one member's were perturbed."""
+  _, labels, _ = case
+  mixture = mixing(0, 0.25)
+  mixed = mixture.mix_labels(jnp.asarray(labels), 5)
+  # The first member knows the labels alone, the last one what was mixed.
+  certain = 20 * jax.nn.one_hot(labels, 5)
+  logits = jnp.stack([certain, jnp.zeros((8, 5)), jnp.log(mixed + 1e-4)])
+  which = method("competitive", beta=0.0, metric="ce_clean")
+  for seen, winner in ((None, 0), (mixture, 2)):
+    objective = evaluate(which, logits, labels, mixture=seen)
+    assert objective.metrics["wins"].argmax() == winner

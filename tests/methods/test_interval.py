@@ -11,7 +11,7 @@ from jaxdistill import metrics, targets
 from jaxdistill.core.method import variables_of
 from jaxdistill.engine.cohort import forward
 from jaxdistill.errors import ConfigError
-from jaxdistill.inputs import augment
+from jaxdistill.inputs import normalize
 from jaxdistill.methods import _tables
 from jaxdistill.run import build
 from tests.helpers import runs, toy
@@ -89,6 +89,11 @@ def test_soft_labels_are_mixed_as_images_are(golden, labels):
   plain = kl(memory=memory_with(soft))
   np.testing.assert_allclose(mixed, [mixture[0], plain[1]], rtol=1e-5)
   assert abs(mixture[0] - plain[0]) > 1e-3
+  for_all = kl(
+    memory=memory_with(soft),
+    mixture=mixing(0, 0.7, labels=labels, batch_size=size),
+  )
+  np.testing.assert_allclose(for_all, mixture, rtol=1e-5)
 
 
 def test_a_snapshot_predicts_for_no_mixed_images(case):
@@ -97,10 +102,16 @@ def test_a_snapshot_predicts_for_no_mixed_images(case):
   which = method("interval", teacher="snapshot")
   accuracy = jnp.array([0.9, 0.5, 0.7])
 
-  def kl(perturbation, accuracy):
+  def kl(perturbation, accuracy, mixture=None):
     memory = {"cohort": {}, "accuracy": accuracy}
     step = step_on(
-      logits, labels, perturbation=perturbation, memory=memory, epoch=10, num_epochs=40
+      logits,
+      labels,
+      perturbation=perturbation,
+      mixture=mixture,
+      memory=memory,
+      epoch=10,
+      num_epochs=40,
     )
     context = step.context._replace(forward=lambda variables, image: step.outputs)
     return which.loss(step._replace(context=context)).metrics["kl"]
@@ -114,6 +125,10 @@ def test_a_snapshot_predicts_for_no_mixed_images(case):
   mixture = 0.7 * soft + 0.3 * soft[::-1]
   expected = jnp.sum(mixture * (jnp.log(mixture) - jnp.log(p[0])), axis=1).mean()
   np.testing.assert_allclose(mixed[0], expected, rtol=1e-4)
+
+  # What is predicted for images that are mixed for all is what all are taught.
+  for_all = kl(mixing(0, 0.7), accuracy, mixture=mixing(0, 0.6))
+  np.testing.assert_array_equal(for_all, mixed)
 
 
 @pytest.mark.slow
@@ -134,8 +149,8 @@ def test_the_teacher_is_the_cohort_at_the_end_of_the_independent_epochs(teacher)
   assert np.isfinite([step["kl"] for step in history]).all()
 
   image, label = toy.data()
-  pixels = augment.to_float(jnp.asarray(image))
-  image = augment.normalize(pixels, toy.MEAN, toy.STD)
+  pixels = normalize.to_float(jnp.asarray(image))
+  image = normalize.normalize(pixels, toy.MEAN, toy.STD)
   outputs, _ = forward(
     trial.specs,
     variables_of(before),

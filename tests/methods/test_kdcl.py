@@ -11,7 +11,7 @@ from jaxdistill.core import registry
 from jaxdistill.core.method import variables_of
 from jaxdistill.engine.cohort import forward
 from jaxdistill.errors import ConfigError
-from jaxdistill.inputs import augment
+from jaxdistill.inputs import normalize
 from jaxdistill.run import build
 from tests.helpers import runs, toy
 from tests.helpers.on_logits import evaluate, method, mixing
@@ -134,6 +134,20 @@ def test_a_member_with_mixed_images_learns_the_mixture_and_is_in_no_target(case,
   np.testing.assert_array_equal(kl(others_diverged, mixed), 0)
 
 
+@pytest.mark.parametrize("name", ["kdcl.naive", "kdcl.min_logit", "kdcl.general"])
+def test_images_mixed_for_all_are_what_they_show_most(case, name):
+  logits, labels, _ = case
+
+  def kl(labels, mixture=None):
+    objective = evaluate(
+      method(name), logits, labels, memory=memory_of(name, 3), mixture=mixture
+    )
+    return objective.metrics["kl"]
+
+  np.testing.assert_array_equal(kl(labels, mixing(0, 0.7)), kl(labels))
+  np.testing.assert_array_equal(kl(labels, mixing(0, 0.3)), kl(labels[::-1]))
+
+
 @pytest.mark.slow
 def test_general_measures_its_weights_on_the_held_out_examples():
   """Equal in the first epoch; then those of equation 11 for the twenty examples."""
@@ -143,8 +157,8 @@ def test_general_measures_its_weights_on_the_held_out_examples():
   np.testing.assert_allclose(weights, 1 / 3, rtol=1e-6)
 
   image, label = (part[:20] for part in toy.data())
-  pixels = augment.to_float(jnp.asarray(image))
-  image = augment.normalize(pixels, toy.MEAN, toy.STD)
+  pixels = normalize.to_float(jnp.asarray(image))
+  image = normalize.normalize(pixels, toy.MEAN, toy.STD)
   outputs, _ = forward(
     trial.specs,
     variables_of(state.cohort),

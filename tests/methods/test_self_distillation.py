@@ -118,8 +118,9 @@ def test_a_sequential_update_remembers_the_predictions_before_it():
   np.testing.assert_allclose(*tables, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("by", ["perturbation", "mixture"])
 @pytest.mark.parametrize("labels", [True, False])
-def test_the_past_of_mixed_images_is_mixed_as_they_are(golden, labels):
+def test_the_past_of_mixed_images_is_mixed_as_they_are(golden, labels, by):
   """Where an example or its partner has no past, the labels stay as they are."""
   g = golden("12_pskd")
   one_hot = jax.nn.one_hot(g["labels"], 10)
@@ -132,8 +133,8 @@ def test_the_past_of_mixed_images_is_mixed_as_they_are(golden, labels):
     jnp.asarray(g["logits"])[None],
     g["labels"],
     target=target[None],
-    perturbation=mixing(0, 0.7, labels=labels),
     memory=remembering(g["prev_probs"], unknown=[3]),
+    **{by: mixing(0, 0.7, labels=labels)},
   )
   past = 0.7 * g["prev_probs"] + 0.3 * g["prev_probs"][::-1]
   softened = 0.2 * target + 0.8 * past
@@ -142,6 +143,10 @@ def test_the_past_of_mixed_images_is_mixed_as_they_are(golden, labels):
   expected = jnp.where(has_past[:, None], softened, target)
   loss = losses.soft_cross_entropy(g["logits"], expected).mean()
   np.testing.assert_allclose(objective.member, [loss], rtol=1e-5)
+  # Predictions for mixtures are not remembered.
+  rows = np.asarray(_tables.read(objective.memory["past"], jnp.arange(8), 10))
+  kept = np.where(np.arange(8)[:, None] == 3, 0, g["prev_probs"])
+  np.testing.assert_allclose(rows[:, 0], kept, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -1,13 +1,15 @@
-"""Experiments that are built for other devices than those of the process."""
+"""Experiments: on other devices than the process has, of images of other sizes."""
 
 import jax
+import numpy as np
 import pytest
 
+from jaxdistill.data import Dataset, Split, Streamed
 from jaxdistill.engine import sharding
 from jaxdistill.errors import ConfigError
-from jaxdistill.inputs.augment import pad_crop_flip
 from jaxdistill.run import build
-from tests.helpers import runs, streams
+from jaxdistill.run.config import augmentation
+from tests.helpers import runs
 
 
 def test_an_experiment_is_built_for_the_devices_that_are_given(monkeypatch):
@@ -23,16 +25,31 @@ def test_an_experiment_is_built_for_the_devices_that_are_given(monkeypatch):
     assert leaf.sharding.device_set == set(given)
 
 
-def test_images_leave_the_augmentation_in_the_size_of_test_images():
-  dataset = streams.digits()
-  larger = dataset.train._replace(shape=(12, 12, 3))
-  dataset = dataset._replace(train=larger)
-  told = r"are \[12, 12, 3\] and leave the augmentation as \[12, 12, 3\], but test"
-  with pytest.raises(ConfigError, match=told):
-    build._require_one_size(pad_crop_flip(padding=1), dataset)
+def larger_images(train):
+  """A data set whose images of training are not those that networks see."""
+  test = Split(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int32))
+  colour = (0.5, 0.5, 0.5)
+  return Dataset(
+    name="larger", train=train, test=test, num_classes=2, mean=colour, std=colour
+  )
 
-  def cropped(key, image):
-    del key
-    return image[:, 2:10, 2:10]
 
-  build._require_one_size(cropped, dataset)
+def test_larger_images_of_training_are_cropped_to_what_networks_see():
+  stored = Split(np.zeros((2, 10, 12, 3), np.uint8), np.zeros(2, np.int32))
+  dataset = larger_images(stored)
+  build._make_augment(augmentation("imagenet"), dataset)
+  with pytest.raises(ConfigError, match="of 10 x 12 pixels, .* 8 x 8: add random_res"):
+    build._make_augment(augmentation("cifar"), dataset)
+
+
+def test_images_that_are_read_in_random_crops_are_not_cropped_once_more():
+  label = np.zeros(2, np.int32)
+  rows = np.arange(2)
+  read = Streamed(label, rows, shape=(8, 8, 3), reader=None, varies=True)
+  dataset = larger_images(read)
+  build._make_augment(augmentation("imagenet", ops=("hflip",)), dataset)
+  with pytest.raises(ConfigError, match="larger is read in random crops already"):
+    build._make_augment(augmentation("imagenet"), dataset)
+  build._make_augment(
+    augmentation("imagenet"), larger_images(read._replace(varies=False))
+  )

@@ -6,6 +6,7 @@ import pytest
 
 from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError
+from jaxdistill.inputs.augment import RECIPES
 from jaxdistill.run import sections
 from jaxdistill.run.build import build
 from jaxdistill.run.config import (
@@ -19,6 +20,7 @@ from jaxdistill.run.config import (
   load_config,
 )
 from jaxdistill.run.config_files import find_config, packaged_configs
+from jaxdistill.run.renamed import upgraded
 from tests.helpers import runs
 
 CONFIGS = sorted((runs.ROOT / "configs").glob("*.py"))
@@ -401,6 +403,59 @@ def test_a_group_that_names_what_the_run_has_is_no_difference():
   ]
 
 
+@pytest.mark.parametrize(
+  "old, new",
+  [
+    (
+      {"padding": 1, "flip": False, "mode": "constant", "cutout": 0},
+      [],
+    ),
+    (
+      {"padding": 2, "flip": True, "mode": "reflect", "cutout": 8},
+      [
+        "augment.ops=pad_crop,hflip,cutout",
+        "augment.pad_crop.padding=2",
+        "augment.pad_crop.mode=reflect",
+        "augment.cutout.side=8",
+      ],
+    ),
+  ],
+)
+def test_a_run_from_before_augmentation_was_a_pool_goes_on(old, new):
+  config = load_config(DIGITS, new)
+  before = saved(config) | {"augment": old}
+  assert config_differences(upgraded(before), config) == []
+  other = load_config(DIGITS, [*new, "augment.pad_crop.padding=3"])
+  (difference,) = config_differences(upgraded(before), other)
+  assert difference.startswith("augment.pad_crop.padding: ")
+  # What this version writes stays.
+  assert upgraded(saved(config)) == saved(config)
+
+
+@pytest.mark.parametrize(
+  "key, now",
+  [
+    ("augment.padding=2", "it is augment.pad_crop.padding now"),
+    ("augment.flip=False", "it is the operation hflip of augment.ops now"),
+    ("augment.cutout=8", "add cutout to augment.ops and set augment.cutout.side"),
+  ],
+)
+def test_a_key_of_an_earlier_version_says_what_stands_for_it(key, now):
+  name = key.partition("=")[0]
+  with pytest.raises(ConfigError, match=f"^unknown key '{name}': {now}$"):
+    load_config(DIGITS, [key])
+
+
+def test_a_recipe_of_augmentation_takes_the_place_of_all_operations():
+  config = load_config(DIGITS, ["augment.recipe=deit", "augment.mix.switch=0.25"])
+  assert config.augment.ops == tuple(RECIPES["deit"])
+  assert config.augment.mix.switch == 0.25
+  assert config.augment.random_resized_crop.interpolation == "cubic"
+  config = load_config(DIGITS, ["augment.ops=pad_crop,cutout(side=3)"])
+  assert config.augment.pad_crop.padding == 1
+  assert config.augment.cutout.side == 3
+
+
 def test_a_component_that_cannot_be_found_any_more_is_a_difference():
   new = load_config(DIGITS)
   old = saved(new)
@@ -412,7 +467,7 @@ def test_a_component_that_cannot_be_found_any_more_is_a_difference():
 
 def test_a_new_perturbation_or_optimizer_changes_no_config(monkeypatch):
   before = load_config(DIGITS)
-  for kind in ("perturb", "optimizers", "schedules"):
+  for kind in ("augment", "perturb", "optimizers", "schedules"):
     builtin = dict(registry._builtin(kind))
     builtin["brand_new"] = next(iter(builtin.values()))
     found = {**{k: registry._builtin(k) for k in registry.KINDS}, kind: builtin}
@@ -458,7 +513,7 @@ def test_errors_of_a_config_file_have_their_line(tmp_path, source, message):
     ("epochs", 1e300, r"epochs must be within 3.4e\+38, the range of float32"),
     ("views", b"x", "views must be text, a number, a bool or a list of them, got byt"),
     ("optimizer", {"a": {1}}, "optimizer.name is missing"),
-    ("augment", {"padding": 10**6}, "augment.flip is missing"),
+    ("augment", {"padding": 10**6}, "augment.ops is missing"),
   ],
   ids=lambda part: part if isinstance(part, str) else "",
 )

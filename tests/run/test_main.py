@@ -375,7 +375,7 @@ def quick(config, images):
   if config.data.name != "digits":
     overrides += ["data.name=npz", f"data.path={images}", "data.num_classes=8"]
     # What is left to differ between recipes for one cohort; it compiles only once.
-    overrides += ["augment.padding=4", "epochs=100"]
+    overrides += ["augment.recipe=cifar", "epochs=100"]
   if len(config.perturb.ops) > 1:
     # Each takes its time to compile.
     overrides += [f"perturb.ops={config.perturb.ops[0]}"]

@@ -14,7 +14,7 @@ import jaxdistill
 from jaxdistill import metrics
 from jaxdistill.core import registry
 from jaxdistill.errors import CheckpointError, ConfigError, DataError
-from jaxdistill.inputs.augment import Normalization
+from jaxdistill.inputs.normalize import Normalization
 from jaxdistill.models import vim, vit
 from jaxdistill.run import checkpoint, pretrained
 from jaxdistill.run.build import build

@@ -38,7 +38,7 @@ def config_of(folder, method="competitive", *overrides):
     {"dir": str(folder), "allow_partial": True, "height": 32, "width": 16}
   )
   config.cohort.convnet = group("small.convnet", members=2, width=4)
-  config.augment.padding = 2
+  config.augment.pad_crop.padding = 2
   common = ["batch_size=8", "steps=2", "mesh.devices=1", "perturb.ops="]
   apply_overrides(config, [*common, *overrides])
   return config

@@ -4,6 +4,7 @@ import pytest
 
 from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError
+from jaxdistill.inputs.augment import RECIPES
 from jaxdistill.optim import Chain
 from jaxdistill.run import sections
 from tests.helpers import runs
@@ -56,6 +57,19 @@ def test_the_perturbation_has_a_subsection_for_each_operation_in_the_pool():
     }
 
 
+def test_the_augmentation_has_a_subsection_for_each_operation():
+  for name in registry.list_available("augment"):
+    found = sections.augmentation("none", ops=(name,)).to_dict()
+    assert found == {"ops": (name,), name: registry.defaults("augment", name)}
+  for recipe, strengths in RECIPES.items():
+    found = sections.augmentation(recipe)
+    assert found.ops == tuple(strengths)
+    for name, own in strengths.items():
+      assert found[name].to_dict() == registry.defaults("augment", name) | own
+  found = sections.augmentation("reid", ops=("pad_crop",), pad_crop={"mode": "reflect"})
+  assert found.pad_crop.to_dict() == {"padding": 10, "mode": "reflect"}
+
+
 def test_values_replace_defaults():
   assert sections.component("methods", "dml", weight=2.0).weight == 2.0
   assert sections.group("small.convnet", width=8).width == 8
@@ -73,6 +87,18 @@ def test_operations_of_ones_own_have_the_subsection_of_the_function():
 @pytest.mark.parametrize(
   "make, message",
   [
+    (
+      lambda: sections.augmentation("diet"),
+      "^augment.recipe must be one of none, cifar, imagenet, deit, reid, got 'diet'",
+    ),
+    (
+      lambda: sections.augmentation(ops=("hflop",)),
+      "^augment.ops: there is no augmentation 'hflop'; did you mean 'hflip'?",
+    ),
+    (
+      lambda: sections.augmentation(cutout={"side": 8}),
+      "augment has no key 'cutout'",
+    ),
     (lambda: sections.component("methods", "dlm"), "no method 'dlm'; did you mean"),
     (
       lambda: sections.component("methods", "dml", wieght=1.0),
@@ -171,7 +197,11 @@ def test_the_learning_rate_follows_the_batch_size():
 def test_known_keys_are_those_that_the_components_bring():
   config = runs.config("competitive", "perturb.ops=noise")
   known = sections.section_keys(config)
-  assert {"method.alpha", "perturb.noise.stddev", "augment.flip"} <= known.keys()
+  assert {
+    "method.alpha",
+    "perturb.noise.stddev",
+    "augment.pad_crop.mode",
+  } <= known.keys()
   assert {"cohort.convnet.width", "cohort.convnet.members"} <= known.keys()
   assert known["cohort.convnet.optimizer.learning_rate"].default == 0.05
   assert known["cohort.convnet.optimizer.learning_rate"].optional

@@ -138,7 +138,8 @@ def test_a_data_set_of_shapes_takes_no_memory():
 def test_data_that_is_not_at_hand_may_be_told_by_its_size(monkeypatch, capsys):
   there = aot.Topology(jax.devices(), GIB)
   monkeypatch.setattr(aot, "open_topology", lambda _: there)
-  said = error_of(["--config=imagenet_competitive_transformers", V5E], capsys)
+  config = "--config=imagenet_competitive_transformers"
+  said = error_of([config, "--config.data.name=npz", V5E], capsys)
   assert "must name an npz file" in said
   assert said.endswith("--examples=1281167,50000 --image=224,224 --classes=1000")
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from jaxdistill import errors
 from jaxdistill.core.types import Op, Perturbed
-from jaxdistill.inputs.perturb._draws import per_image
+from jaxdistill.inputs.draws import per_image
 from jaxdistill.inputs.perturb._pixels import pixel_grid, warp
-from jaxdistill.inputs.perturb._ranges import require_range
 from jaxdistill.inputs.perturb._results import unmixed
+from jaxdistill.inputs.ranges import require_range
 
 
 def elastic(*, displacement: float = 0.08, grid: int = 4) -> Op:

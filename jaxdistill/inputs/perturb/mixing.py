@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxdistill import errors
 from jaxdistill.core.types import Op, Perturbed
-from jaxdistill.inputs.perturb._draws import beta_weight, interval
+from jaxdistill.inputs.draws import beta_weight, interval
 from jaxdistill.inputs.perturb._results import own_index
 
 
