@@ -25,9 +25,9 @@ The paper states SGD with Nesterov momentum 0.9, learning rate 0.1 and batch 128
 states neither epochs nor decay for this set, for which those of CIFAR stand here; nor
 the size of the images, the augmentation, the distance, or whether networks start from
 weights of ImageNet, without which such figures are hard to reach: here they start at
-random, unless `cohort.<group>.init` names files. 256x128 pixels, a crop after
-padding by 10 and random erasing are what re-identification usually has; Deep Mutual Learning's figures are
-of features of length 1, which the cosine orders alike.
+random, unless `cohort.<group>.init` names files. 256x128 pixels, a crop after padding
+by 10 and random erasing are what re-identification usually has; Deep Mutual Learning's
+figures are of features of length 1, which the cosine orders alike.
 
 Its ResNet-32, 44 and 56 are those for CIFAR by their size, so they are here, on larger
 images; its MobileNet has the size of MobileNetV2.
