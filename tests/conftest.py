@@ -17,6 +17,19 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Of which a process may have 65,530 by default; what goes beyond them crashes it.
+_MANY_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs():
+  """Gives up programs once there are many: on a CPU each of them holds memory maps."""
+  yield
+  with open("/proc/self/maps") as maps:
+    if sum(1 for _ in maps) > _MANY_MAPS:
+      jax.clear_caches()
+
+
 @pytest.fixture
 def rng():
   return np.random.default_rng(0)
