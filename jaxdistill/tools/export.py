@@ -5,7 +5,8 @@ python -m jaxdistill export runs/digits/members/convnet.0/best --to=safetensors 
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from jaxdistill.errors import ConfigError, StorageError, reason, require, run_command
+from jaxdistill.errors import (
+  ConfigError,
+  JaxdistillError,
+  StorageError,
+  reason,
+  require,
+  run_command,
+)
 from jaxdistill.inputs.augment import normalize, to_float
 from jaxdistill.nn.conv import as_written
+from jaxdistill.nn.heads import padded_apart
 from jaxdistill.run import card, pretrained, workdir
 from jaxdistill.run.member import Member, load
 from jaxdistill.tools import _model_card
@@ -147,12 +156,30 @@ def _function(exported: Exported) -> Callable[[jax.Array], jax.Array]:
   return logits
 
 
+@contextlib.contextmanager
+def _converting(converter: str) -> Iterator[None]:
+  """Turns whatever a converter raises into one line.
+
+  Raises:
+    ConfigError: in place of what was raised inside; errors of this package pass.
+  """
+  try:
+    yield
+  except JaxdistillError:
+    raise
+  except Exception as error:
+    raise ConfigError(
+      f"{converter} cannot convert this network ({reason(error)}): export with "
+      "--to=safetensors"
+    ) from error
+
+
 def _write_stablehlo(exported: Exported, path: Path) -> None:
   height, width = exported.size
   shape = jax_export.symbolic_shape(f"batch, {height}, {width}, 3")
   images = jax.ShapeDtypeStruct(shape, jnp.dtype(exported.images))
   # What convolutions do for the sake of training would only bloat the program.
-  with as_written():
+  with as_written(), _converting("--to=stablehlo: jax.export"):
     function = jax.jit(_function(exported))
     program = jax_export.export(function, platforms=_PLATFORMS)(images)
   path.write_bytes(program.serialize())
@@ -195,7 +222,8 @@ def _write_onnx(exported: Exported, path: Path) -> None:
     ("batch", height, width, 3),  # pyright: ignore[reportArgumentType]
     jnp.dtype(exported.images),
   )
-  with as_written():
+  # jax2onnx 0.17 takes every pooling for one without padding.
+  with as_written(), padded_apart(), _converting("--to=onnx: jax2onnx"):
     program = _jax2onnx()(_function(exported), [images], return_mode="proto")
   # Some of the shapes noted inside are of another order of axes; readers infer them.
   del program.graph.value_info[:]
