@@ -302,6 +302,9 @@ def _training(source: Path, member: Member) -> dict[str, Any]:
   record = workdir.read_record(file)
   config = record["config"]
   recipe = {key: config[key] for key in _RECIPE if config.get(key) is not None}
+  # Steps, where they are given, are what counts.
+  if recipe.get("steps"):
+    recipe.pop("epochs", None)
   group = source.absolute().parent.name.rpartition(".")[0]
   init = config["cohort"].get(group, {}).get("init", "")
   return {

@@ -17,6 +17,7 @@ import jaxdistill
 from jaxdistill import __main__ as commands
 from jaxdistill.errors import CheckpointError, ConfigError
 from jaxdistill.inputs.augment import Normalization
+from jaxdistill.nn import heads
 from jaxdistill.run import pretrained
 from jaxdistill.tools import _twins, export
 from tests.helpers import members, runs
@@ -130,6 +131,23 @@ def test_an_onnx_program_computes_the_same(source, images, tmp_path):
   (found,) = session.run(None, {given.name: images})
   expected = jaxdistill.load(source)(images)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+def test_maps_that_are_padded_apart_are_pooled_the_same(rng, ceil):
+  x = rng.normal(size=(1, 7, 6, 2)).astype(np.float32)
+  expected = heads.max_pool(x, 3, 2, padding=1, ceil=ceil)
+  with heads.padded_apart():
+    found = heads.max_pool(x, 3, 2, padding=1, ceil=ceil)
+    program = str(jax.make_jaxpr(lambda x: heads.max_pool(x, 3, 2, padding=1))(x))
+  np.testing.assert_array_equal(found, expected)
+  assert "padding=((0, 0), (0, 0), (0, 0), (0, 0))" in program
+
+
+def test_what_a_converter_cannot_do_is_one_line():
+  with pytest.raises(ConfigError, match="^jax2onnx cannot convert this .*: no rule"):
+    with export._converting("jax2onnx"):
+      raise NotImplementedError("no rule\nat all")
 
 
 def test_a_program_that_computes_something_else_is_not_kept(
