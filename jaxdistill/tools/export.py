@@ -299,20 +299,28 @@ def _training(source: Path, member: Member) -> dict[str, Any]:
   file = source.absolute().parent.parent.parent / "config.json"
   if not file.is_file():
     return {}
-  record = workdir.read_record(file)
+  try:
+    return _described(workdir.read_record(file), source.absolute().parent.name)
+  # Of another version, or of something else: the weights are good without it.
+  except (ConfigError, KeyError, TypeError):
+    return {}
+
+
+def _described(record: Mapping[str, Any], member: str) -> dict[str, Any]:
+  """Returns what a run's `config.json` says of a member's training."""
   config = record["config"]
   recipe = {key: config[key] for key in _RECIPE if config.get(key) is not None}
   # Steps, where they are given, are what counts.
   if recipe.get("steps"):
     recipe.pop("epochs", None)
-  group = source.absolute().parent.name.rpartition(".")[0]
-  init = config["cohort"].get(group, {}).get("init", "")
+  group = member.rpartition(".")[0]
+  files = config["cohort"].get(group, {}).get("init", "").split(",")
   return {
     "data": config["data"]["name"],
     "members": sum(section["members"] for section in config["cohort"].values()),
     "seed": config.get("seed"),
     "recipe": recipe,
-    "init": ", ".join(Path(name).name for name in init.split(",")),
+    "init": ", ".join(Path(name).name for name in files),
     "config_digest": record.get("config_digest"),
     "versions": record.get("versions", {}),
   }

@@ -214,6 +214,18 @@ def test_the_cards_tell_of_the_run(source, tmp_path):
     assert told in text
 
 
+def test_a_run_whose_config_cannot_be_read_is_not_told_of(source, tmp_path):
+  place = tmp_path / "run" / "members" / "convnet.0" / "best"
+  shutil.copytree(source, place)
+  config = tmp_path / "run" / "config.json"
+  for number, text in enumerate(("{", '{"version": 1, "config": {}, "digests": []}')):
+    config.write_text(text)
+    out = tmp_path / f"net{number}"
+    export.export(place, "flax", out)
+    assert json.loads((tmp_path / f"net{number}.json").read_text())["training"] == {}
+    assert "Not known" in (tmp_path / f"net{number}.md").read_text()
+
+
 def test_cards_of_other_files_are_noticed(source, tmp_path):
   out = tmp_path / "net.safetensors"
   export.export(source, "safetensors", out)
