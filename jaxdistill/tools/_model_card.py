@@ -45,12 +45,14 @@ def _summary(card: Mapping[str, Any]) -> str:
 
 def _accuracy(card: Mapping[str, Any]) -> str:
   which = {
-    "best": f"the best evaluation, chosen on the {card['select_on']} split",
+    "best": "the best evaluation",
     "last": "the last evaluation",
   }
   of = which.get(card["which"] or "", "an evaluation")
+  if card["which"] == "best" and card["select_on"]:
+    of += f", chosen on the {card['select_on']} split"
   rows = ["| measure | test split |", "|---|---|"]
-  for measure, value in card["metrics"].items():
+  for measure, value in (card["metrics"] or {}).items():
     rows.append(f"| {measure} | {_number(value)} |")
   table = "\n".join(rows)
   return f"At step {card['step']}, {of}; fractions of 1, losses in nats.\n\n{table}"
