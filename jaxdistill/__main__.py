@@ -78,11 +78,25 @@ def _prepare(argv: list[str]) -> int:
   return prepare.main(argv)
 
 
+def _export(argv: list[str]) -> int:
+  from jaxdistill.tools import export
+
+  return export.main(argv)
+
+
+def _predict(argv: list[str]) -> int:
+  from jaxdistill.tools import predict
+
+  return predict.main(argv)
+
+
 COMMANDS = {
   "train": Command(
     _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
   ),
   "study": Command(_study, "run a grid of methods and seeds under one recipe"),
+  "export": Command(_export, "write one trained network as a file for others"),
+  "predict": Command(_predict, "classify image files by a trained network"),
   "configs": Command(_configs, "list the config files that come with the package"),
   "models": Command(_models, "list the networks with parameters, work and features"),
   "keys": Command(_keys, "print all config keys with their defaults and meanings"),

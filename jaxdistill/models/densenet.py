@@ -102,7 +102,7 @@ class DenseNet(nn.Module):
 
       # The paper pools after the 1x1 convolution: the same numbers for four times the
       # work.
-      x = nn.avg_pool(x, (2, 2), (2, 2))
+      x = nn.avg_pool(x, window_shape=(2, 2), strides=(2, 2))
       channels = int(self.compression * x.shape[-1])
       name = f"features.transition{block}.conv"
       x = convolution(channels, 1, dtype=self.dtype, name=name)(x)

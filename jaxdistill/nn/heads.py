@@ -1,5 +1,8 @@
 """Pooling and classifiers at the end of a network."""
 
+from collections.abc import Iterator
+import contextlib
+import contextvars
 from typing import Any
 
 from flax import linen as nn
@@ -49,6 +52,22 @@ def require_side(image: jax.Array, smallest: int) -> None:
   )
 
 
+_PADDED_APART = contextvars.ContextVar("padded_apart", default=False)
+
+
+@contextlib.contextmanager
+def padded_apart() -> Iterator[None]:
+  """Inside, maps are padded before they are max-pooled.
+
+  For converters of programs that forget the paddings of a pooling.
+  """
+  token = _PADDED_APART.set(True)
+  try:
+    yield
+  finally:
+    _PADDED_APART.reset(token)
+
+
 def max_pool(
   x: jax.Array, window: int, stride: int, padding: int = 0, ceil: bool = False
 ) -> jax.Array:
@@ -70,6 +89,9 @@ def max_pool(
     if ceil:
       beyond = -(side + 2 * padding - window) % stride
     borders.append((padding, padding + beyond))
+  if _PADDED_APART.get():
+    x = jnp.pad(x, [(0, 0), *borders, (0, 0)], constant_values=-jnp.inf)
+    borders = [(0, 0), (0, 0)]
   return nn.max_pool(
     x,
     window_shape=(window, window),

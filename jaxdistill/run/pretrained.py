@@ -28,7 +28,7 @@ from jaxdistill.core.foreign import (
 from jaxdistill.core.types import PyTree
 from jaxdistill.errors import CheckpointError, DataError, reason, require
 from jaxdistill.inputs.normalize import Normalization
-from jaxdistill.run import checkpoint
+from jaxdistill.run import card, checkpoint
 from jaxdistill.run.manifest import are_channels
 
 _LEAVES = {
@@ -68,6 +68,9 @@ _TYPES = ("F64", "F32", "F16", "BF16")
 
 # An integer that PyTorch's batch normalisation keeps.
 _COUNTER = "num_batches_tracked"
+
+FORMAT = "safetensors"
+"""What cards call the format of these files."""
 
 VariablePath = tuple[str, ...]
 """Where a variable is in a network's tree: collection, modules, leaf."""
@@ -153,6 +156,30 @@ def to_published(variables: PyTree) -> dict[str, np.ndarray]:
   return published
 
 
+def batch_counters(variables: PyTree, count: int) -> dict[str, np.ndarray]:
+  """Returns the counters that PyTorch's batch normalisations have.
+
+  Args:
+    variables: of a network.
+    count: of the batches that it has seen.
+
+  Returns:
+    Published name -> int64[].
+  """
+  counters = {}
+  for path in _flatten(variables):
+    name = _published_name(path)
+    if name.endswith(".running_mean"):
+      module = name.removesuffix(".running_mean")
+      counters[f"{module}.{_COUNTER}"] = np.array(count, np.int64)
+  return counters
+
+
+def unflatten(arrays: Mapping[VariablePath, Any]) -> PyTree:
+  """Returns the tree of a network's variables."""
+  return traverse_util.unflatten_dict(dict(arrays))
+
+
 def from_published(tensors: Mapping[str, np.ndarray], variables: PyTree) -> PyTree:
   """Returns the tree `variables` with the arrays of published names, in float32.
 
@@ -175,10 +202,11 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], Normalization | None]:
   """Reads a safetensors file, or a member's directory of a run.
 
   Returns:
-    (all tensors, what the run normalised its images with, if it was one).
+    (all tensors, what the run normalised its images with, if its manifest or the card
+    of the file says so).
 
   Raises:
-    DataError, CheckpointError: if it is missing or damaged.
+    DataError, CheckpointError: if it is missing or damaged, or its card another's.
   """
   if os.path.isdir(path):
     tree, contents = checkpoint.load(path)
@@ -202,7 +230,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], Normalization | None]:
       f"{path} is not an intact safetensors file ({reason(error)}): convert PyTorch "
       "files by safetensors.torch.save_file(torch.load(FILE, weights_only=True), NEW)"
     ) from error
-  return _without_wrappers(tensors), None
+  contents = card.find(path) or {}
+  return _without_wrappers(tensors), _normalization(card.path_of(path), contents)
 
 
 def _normalization(path: Path, contents: Mapping[str, Any]) -> Normalization | None:

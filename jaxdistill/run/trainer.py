@@ -843,6 +843,7 @@ def _member_files(
       "class_names": dataset.class_names,
       "mean": experiment.normalizations[name].mean,
       "std": experiment.normalizations[name].std,
+      "image_shape": dataset.test.shape,
     }
     files[name] = _MemberFile({"params": params, **stats}, manifest)
   return files

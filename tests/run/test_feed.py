@@ -13,6 +13,7 @@ from jaxdistill.core.types import TrainState
 from jaxdistill.data import Dataset, Images, Split, Streamed
 from jaxdistill.engine import sharding
 from jaxdistill.engine.evaluate import evaluate
+from jaxdistill.engine.measures import CLASSIFICATION
 from jaxdistill.engine.sampling import make_sampler
 from jaxdistill.errors import DataError, StalledError
 from jaxdistill.run import alike, background, feed, hosts, residency
@@ -159,7 +160,7 @@ def test_a_stream_is_covered_once_without_what_cannot_be_read(feeds):
   assert feeds.faulty() == {"test": {"count": 2, "first": first}}
 
 
-def test_what_cannot_be_read_is_left_out_of_every_mean(feeds, monkeypatch):
+def test_what_cannot_be_read_is_left_out_of_every_mean(feeds):
   """By hand: of four examples one is damaged; the others have 1, 0 and 1."""
   split = numbered(count=4, intact=np.array([True, True, False, True]))
   right = np.array([1.0, 1.0, 0.0, 1.0])
@@ -169,13 +170,13 @@ def test_what_cannot_be_read_is_left_out_of_every_mean(feeds, monkeypatch):
     assert len(batch.label) == BATCH
     return {"net": {"top1": right[index]}}
 
-  monkeypatch.setattr(
-    "jaxdistill.engine.evaluate._summarize",
-    lambda values: {"top1": float(values["top1"].mean())},
-  )
+  def reduce(values):
+    return {"top1": float(values["top1"].mean())}
+
+  task = CLASSIFICATION._replace(reduce=reduce)
   state = TrainState(step=0, key=None, cohort={}, method=None)
   parts = feeds.covered("test", split).parts(BATCH)
-  rows, count = evaluate(eval_step, state, parts, sharding.make_mesh(4))
+  rows, count = evaluate(eval_step, state, parts, sharding.make_mesh(4), task)
   # Rows run backwards: example 1 is damaged.
   assert count == 3
   assert rows == {"net": {"top1": pytest.approx(2 / 3)}}
