@@ -26,7 +26,7 @@ from jaxdistill.errors import (
   require,
   run_command,
 )
-from jaxdistill.inputs.augment import normalize, to_float
+from jaxdistill.inputs.normalize import normalize, to_float
 from jaxdistill.nn.conv import as_written
 from jaxdistill.nn.heads import padded_apart
 from jaxdistill.run import card, pretrained, workdir

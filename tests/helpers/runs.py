@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 
-from jaxdistill.run import checkpoint, huge_pages, recipes
+from jaxdistill.run import checkpoint, recipes
 from jaxdistill.run.config import apply_overrides, group
 from jaxdistill.run.logs import TIMING, WAITING
 from tests.helpers import settings
@@ -92,8 +92,6 @@ def environment(devices=1):
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": settings.CACHE,
     "PYTHONPATH": str(ROOT),
-    # A choice of its own, with which no run starts itself anew.
-    huge_pages.VARIABLE: "glibc.malloc.hugetlb=0",
     "COLUMNS": "200",
   }
 

@@ -3,7 +3,6 @@
 import pytest
 
 from jaxdistill import __main__ as commands
-from jaxdistill.run import huge_pages
 from jaxdistill.run.config_files import packaged_configs
 
 
@@ -17,8 +16,6 @@ def test_alone_it_lists_the_commands(capsys):
 
 def test_the_installed_script_takes_the_command_line(monkeypatch, capsys):
   monkeypatch.setattr("sys.argv", ["jaxdistill"])
-  # A choice of its own, with which the tests' process does not start itself anew.
-  monkeypatch.setenv(huge_pages.VARIABLE, "glibc.malloc.hugetlb=0")
   assert commands.script() == 0
   assert capsys.readouterr().out == f"{commands.usage()}\n"
 

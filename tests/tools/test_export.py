@@ -16,7 +16,7 @@ import safetensors.numpy
 import jaxdistill
 from jaxdistill import __main__ as commands
 from jaxdistill.errors import CheckpointError, ConfigError
-from jaxdistill.inputs.augment import Normalization
+from jaxdistill.inputs.normalize import Normalization
 from jaxdistill.nn import heads
 from jaxdistill.run import pretrained
 from jaxdistill.tools import _twins, export
