@@ -19,6 +19,7 @@ import os
 from pathlib import Path
 import shutil
 import signal
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -208,20 +209,21 @@ def _locked(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_as_interrupt() -> Iterator[None]:
-  """Treats SIGTERM as Ctrl-C while the block runs, where this is the main thread."""
+  """Makes SIGTERM and Ctrl-C one while the block runs, if this is the main thread.
 
-  def interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-  try:
-    before = signal.signal(signal.SIGTERM, interrupt)
-  except ValueError:
+  Whatever else the program has made of them stands again behind it.
+  """
+  if threading.current_thread() is not threading.main_thread():
     yield
     return
+  before = {}
+  for number in (signal.SIGINT, signal.SIGTERM):
+    before[number] = signal.signal(number, signal.default_int_handler)
   try:
     yield
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def _require_own(out: Path) -> None:
