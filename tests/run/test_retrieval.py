@@ -88,13 +88,13 @@ def test_members_learn_to_find_persons_that_they_have_never_seen(tmp_path, capsy
   )
   experiment = build(config)
   test = experiment.dataset.test
-  before = evaluate(
+  resident = put_resident(experiment.mesh, test.image, test.label)
+  before, _ = evaluate(
     experiment.eval_step,
     experiment.init(),
-    put_resident(experiment.mesh, test.image, test.label),
-    num_examples=len(test.label),
-    batch_size=experiment.eval_batch_size,
-    task=experiment.task,
+    resident.parts(experiment.eval_batch_size),
+    experiment.mesh,
+    experiment.task,
   )
   assert list(before) == list(experiment.members)
 
