@@ -14,7 +14,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from jaxdistill.nn import conv
-from jaxdistill.run import huge_pages
+from jaxdistill.run import kept_memory
 
 _BATCH = flags.DEFINE_integer("batch", 32, "Images.")
 
@@ -85,5 +85,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  huge_pages.restart_with_them()
+  kept_memory.restart_with_it()
   app.run(main)

@@ -2,7 +2,7 @@
 
     python benchmarks/step.py --config=configs/cifar100_competitive.py
     python benchmarks/step.py --variants=vmap:1,unroll:1,vmap:10
-    python benchmarks/step.py --variants=vmap:1,vmap:1/small_pages,vmap:1/whole --torch
+    python benchmarks/step.py --variants=vmap:1,vmap:1/freed,vmap:1/whole --torch
     python benchmarks/step.py --variants=vmap:1:independent,vmap:1:dml,vmap:1:ffsd \\
         --config.cohort.resnet32.members=3
 
@@ -43,7 +43,7 @@ _WORKER = flags.DEFINE_string("worker", "", "Used inside: the variant to run.")
 EXAMPLES = 5000
 NUM_CLASSES = 100
 TORCH = "torch eager"
-SMALL_PAGES = "small_pages"
+FREED = "freed"
 
 
 class Variant(NamedTuple):
@@ -76,12 +76,12 @@ def _without_chunks():
   conv.IMAGES_AT_ONCE = sys.maxsize
 
 
-def _without_huge_pages():
-  """Does nothing: the process was started without them."""
+def _giving_memory_back():
+  """Does nothing: the process was started so."""
 
 
 # What a variant may go without.
-WITHOUT = {SMALL_PAGES: _without_huge_pages, "whole": _without_chunks}
+WITHOUT = {FREED: _giving_memory_back, "whole": _without_chunks}
 
 
 def read_config(overrides):
@@ -169,12 +169,12 @@ class Worker:
 
   def __init__(self, name: str, checkout: str = ""):
     # Not at the top: another checkout may not have it yet.
-    from jaxdistill.run import huge_pages
+    from jaxdistill.run import kept_memory
 
     environment = dict(os.environ)
     # As a run on a CPU starts itself.
-    if name != TORCH and SMALL_PAGES not in name:
-      environment[huge_pages.VARIABLE] = huge_pages.with_them("")
+    if name != TORCH and FREED not in name:
+      environment[kept_memory.VARIABLE] = kept_memory.with_settings("")
     if checkout:
       search = [checkout, environment.get("PYTHONPATH", "")]
       environment["PYTHONPATH"] = os.pathsep.join(search)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jaxdistill.core.registry import nearest
 from jaxdistill.errors import ConfigError, run_command
-from jaxdistill.run import huge_pages
+from jaxdistill.run import kept_memory
 
 
 class Command(NamedTuple):
@@ -135,7 +135,7 @@ def main(argv: list[str]) -> int:
 
 def script() -> int:
   """Runs `jaxdistill COMMAND ...`, which an installation has; returns the exit code."""
-  huge_pages.restart_with_them()
+  kept_memory.restart_with_it()
   return main(sys.argv[1:])
 
 

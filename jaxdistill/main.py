@@ -15,7 +15,7 @@ import traceback
 from absl import flags
 
 from jaxdistill.errors import ConfigError, run_command
-from jaxdistill.run import background, hosts, huge_pages, signals
+from jaxdistill.run import background, hosts, kept_memory, signals
 from jaxdistill.run.assignments import assignments
 
 _CONFIG = flags.DEFINE_string(
@@ -117,5 +117,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-  huge_pages.restart_with_them()
+  kept_memory.restart_with_it()
   sys.exit(main(sys.argv[1:]))

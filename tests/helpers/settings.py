@@ -18,7 +18,7 @@ def apply(devices: int) -> None:
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
   os.environ["JAX_PLATFORMS"] = "cpu"
   # A choice, with which no program starts itself anew: that would take pytest along.
-  os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=0"
+  os.environ["GLIBC_TUNABLES"] = "glibc.malloc.mmap_max=65536"
   os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
   # Thousands of small programs are shared too: by processes, and after caches are
   # cleared.
