@@ -7,6 +7,7 @@ nothing but the method: perturbing images helps by itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 import json
 from pathlib import Path
 import re
@@ -333,8 +334,6 @@ def select(cells: Sequence[Cell], patterns: Sequence[str]) -> Iterator[Cell]:
   Raises:
     ConfigError: for a pattern that fits no cell.
   """
-  from fnmatch import fnmatchcase
-
   for pattern in patterns:
     known = {cell.row for cell in cells} | {cell.name for cell in cells}
     fits = any(fnmatchcase(name, pattern) for name in known)

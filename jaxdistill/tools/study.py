@@ -4,12 +4,13 @@ python -m jaxdistill study --config=digits --out=studies/digits
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import os
 from pathlib import Path
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 from rich.progress import (
@@ -68,12 +69,17 @@ def _table(cells: Sequence[Cell]) -> str:
     summary = cell.summary
     line = f"{cell.name:<{width}}  {_state(cell)}"
     if summary:
-      shown = []
-      for name, row in summary["members"].items():
-        shown.append(f"{name} {per_cent(row['last'].get('top1'))}")
-      line += f"   {', '.join(shown)}"
+      line += f"   {_accuracies(summary)}"
     lines.append(line)
   return "\n".join(lines)
+
+
+def _accuracies(summary: Mapping[str, Any]) -> str:
+  """Returns the last accuracy of every member, in per cent."""
+  shown = []
+  for name, row in summary["members"].items():
+    shown.append(f"{name} {per_cent(row['last'].get('top1'))}")
+  return ", ".join(shown)
 
 
 class _Run:
@@ -145,11 +151,8 @@ class _Run:
       # What XLA compiles on a CPU holds memory maps, of which a process may have only
       # so many; the next cell finds its program in the cache on the disk.
       jax.clear_caches()
-    shown = []
-    for name, row in summary["members"].items():
-      shown.append(f"{name} {per_cent(row['last']['top1'])}")
     seconds = time.perf_counter() - start
-    say(f"{cell.name}: {', '.join(shown)} ({seconds:.0f} s)")
+    say(f"{cell.name}: {_accuracies(summary)} ({seconds:.0f} s)")
     write_results(self._study, self._all, self._out)
 
 
