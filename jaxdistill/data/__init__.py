@@ -17,6 +17,7 @@ from jaxdistill.data._dataset import (
   channel_statistics,
   checked,
   hold_out,
+  keep_few,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
   "channel_statistics",
   "checked",
   "hold_out",
+  "keep_few",
 ]

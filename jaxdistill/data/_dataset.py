@@ -476,19 +476,66 @@ def hold_out(dataset: Dataset, amount: float, seed: int) -> Dataset:
     f"{dataset.name}: make it larger",
   )
 
-  taken = np.zeros(len(labels), bool)
   for label, quota in enumerate(quotas):
-    rows = np.flatnonzero(labels == label)
+    available = np.count_nonzero(labels == label)
     require(
-      quota == 0 or quota < len(rows),
+      quota == 0 or quota < available,
       f"holdout {amount:g} takes {quota} examples of class {label}, of which "
-      f"{dataset.name} has {len(rows)} for training: make it smaller",
+      f"{dataset.name} has {available} for training: make it smaller",
     )
-    taken[rng.permutation(rows)[:quota]] = True
+  taken = _drawn(labels, quotas, rng)
   holdout = dataset.train.take(taken)
   if isinstance(holdout, Streamed):
     holdout = holdout.for_evaluation(dataset.test.shape)
   return dataset._replace(train=dataset.train.take(~taken), holdout=holdout)
+
+
+def keep_few(dataset: Dataset, per_class: int, seed: int) -> Dataset:
+  """Keeps so many training examples of each class, and leaves out the others.
+
+  They are drawn at random, keep their order and are numbered anew.
+
+  Args:
+    dataset: the data set.
+    per_class: examples of each class that are kept; 0 keeps all.
+    seed: of the draw: the same seed keeps the same examples.
+
+  Raises:
+    ConfigError: if a class has fewer.
+  """
+  if not per_class:
+    return dataset
+  labels = dataset.train.label
+  counts = np.bincount(labels, minlength=dataset.num_classes)
+  fewest = int(counts.argmin())
+  require(
+    counts[fewest] >= per_class,
+    f"examples_per_class is {per_class}, but {dataset.name} has {counts[fewest]} of "
+    f"class {fewest} for training: make it smaller",
+  )
+  quotas = np.full(dataset.num_classes, per_class)
+  kept = _drawn(labels, quotas, np.random.default_rng(seed))
+  return dataset._replace(train=dataset.train.take(kept))
+
+
+def _drawn(
+  labels: np.ndarray, quotas: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+  """Draws so many examples of each class.
+
+  Args:
+    labels: i32[N].
+    quotas: i64[C], at most as many as there are of the class.
+    rng: draws them.
+
+  Returns:
+    bool[N] whether an example is drawn.
+  """
+  drawn = np.zeros(len(labels), bool)
+  for label, quota in enumerate(quotas):
+    rows = np.flatnonzero(labels == label)
+    drawn[rng.permutation(rows)[:quota]] = True
+  return drawn
 
 
 def _fractions_of(

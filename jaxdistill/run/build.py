@@ -17,7 +17,7 @@ from jaxdistill.core import registry
 from jaxdistill.core.durations import MOST_STEPS, Clock
 from jaxdistill.core.method import GroupSpec, Method
 from jaxdistill.core.types import Batch, MakeViews, Perturb, TrainState, TrainStep
-from jaxdistill.data import Dataset, Split, Streamed, hold_out
+from jaxdistill.data import Dataset, Split, Streamed, hold_out, keep_few
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import make_spec, member_names, spread_members
 from jaxdistill.engine.dispatch import common_period
@@ -181,7 +181,8 @@ def build(
   if dataset is None:
     with readable("data"):
       read = _component("data", "data", config.data)
-    dataset = hold_out(read, config.holdout, config.seed)
+    few = keep_few(read, config.examples_per_class, config.seed)
+    dataset = hold_out(few, config.holdout, config.seed)
   _require_splits(config, method, dataset)
   select_on = _select_on(config, dataset)
   clock = _make_clock(config, len(dataset.train.label))

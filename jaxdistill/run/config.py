@@ -177,6 +177,13 @@ KEYS = (
     at_least(0),
   ),
   Key(
+    "examples_per_class",
+    0,
+    "training examples of each class that are kept, drawn by `seed`, before any are "
+    "held out; 0 keeps all",
+    at_least(0),
+  ),
+  Key(
     "holdout",
     0.0,
     "examples taken out of the training set, as many of each class; below 1: the "

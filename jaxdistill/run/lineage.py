@@ -128,8 +128,8 @@ def read_fork(path: Path, config: ConfigDict, experiment: Experiment) -> Fork:
   )
 
   notes = [f"starting from step {step} of {path}"]
-  splits = ("seed", "holdout")
-  if config.holdout and any(there.get(key) != config[key] for key in splits):
+  splits = ("seed", "holdout", "examples_per_class")
+  if config.holdout and any(there.get(key, 0) != config[key] for key in splits):
     notes.append(
       "warning: that run may have trained on examples that this one holds out"
     )

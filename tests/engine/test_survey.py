@@ -85,6 +85,27 @@ def test_a_fraction_that_takes_nothing_is_refused():
     datasets.hold_out(four_classes(80), 0.001, seed=0)
 
 
+def test_so_many_examples_of_each_class_are_kept_as_the_seed_draws_them():
+  whole = four_classes(80)
+  few = datasets.keep_few(whole, 5, seed=0)
+  kept = few.train.image[:, 0, 0, 0].astype(int)
+  assert np.bincount(kept % 4).tolist() == [5, 5, 5, 5]
+  np.testing.assert_array_equal(few.train.label, kept % 4)
+  assert (np.diff(kept) > 0).all()
+  again = datasets.keep_few(whole, 5, seed=0).train.image[:, 0, 0, 0]
+  np.testing.assert_array_equal(again, kept)
+  other = datasets.keep_few(whole, 5, seed=1).train.image[:, 0, 0, 0]
+  assert (other != kept).any()
+  assert len(few.test.label) == len(whole.test.label)
+
+
+def test_a_class_must_have_the_examples_that_are_to_be_kept():
+  whole = labelled(np.repeat(np.arange(4), [30, 30, 10, 2]))
+  message = "examples_per_class is 5, but numbers has 2 of class 3 for training"
+  with pytest.raises(ConfigError, match=message):
+    datasets.keep_few(whole, 5, seed=0)
+
+
 def test_examples_held_out_of_a_stream_are_the_same_and_read_as_test_images_are():
   whole = four_classes(80)
   larger = whole._replace(
