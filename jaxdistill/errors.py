@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 import traceback
+from typing import Any
 
 LONGEST = 300
 """Characters that a message has at most."""
@@ -355,7 +356,7 @@ def require_probability(**values: float) -> None:
     require(0 <= value <= 1, f"{name} must be at least 0 and at most 1, got {value}")
 
 
-def require_choice(**values: tuple[str, tuple[str, ...]]) -> None:
+def require_choice(**values: tuple[Any, tuple[Any, ...]]) -> None:
   """Checks that values are among those allowed.
 
   Args:
@@ -365,5 +366,5 @@ def require_choice(**values: tuple[str, tuple[str, ...]]) -> None:
     ConfigError: for the first one that is not.
   """
   for name, (value, allowed) in values.items():
-    choices = ", ".join(allowed)
+    choices = ", ".join(map(str, allowed))
     require(value in allowed, f"{name} must be one of {choices}, got {value!r}")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdistill.core.foreign import expand
-from jaxdistill.data import Dataset, checked
+from jaxdistill.data import Dataset, Split, checked
 from jaxdistill.data._archive import File, read_files
 from jaxdistill.data._npz import read_class_names, read_split
 from jaxdistill.data._pickle import read_pickled_arrays
@@ -24,6 +24,7 @@ SHAPE = (32, 32, 3)
 PIXEL_BYTES = 3072
 EXAMPLES = (50_000, 10_000)
 SOURCES = ("auto", "tfds", "binary", "python", "npz")
+SIZES = (32, 16, 8)
 # An original archive unpacks to 187 MB, one that Python 3 pickled again to 269 MB.
 MAX_BYTES = 2**29
 
@@ -143,7 +144,7 @@ _CIFAR100 = _Variant(
 
 
 def cifar10(
-  *, dir: str = "", source: str = "auto", allow_partial: bool = False
+  *, dir: str = "", source: str = "auto", allow_partial: bool = False, size: int = 32
 ) -> Dataset:
   """Returns CIFAR-10: 50,000 + 10,000 images of 32x32 pixels in 10 classes.
 
@@ -155,6 +156,8 @@ def cifar10(
     source: "tfds", "binary", "python" or "npz" to insist on one; "auto" takes the first
       that is there.
     allow_partial: accept fewer images than the full set has.
+    size: pixels of a side, 32, 16 or 8; a pixel of a smaller image is the mean of a
+      block. A convolution does a quarter of the work on half the side.
 
   Returns:
     The data set, in the order of the original files for every source but npz, which
@@ -164,11 +167,11 @@ def cifar10(
     DataError: if it is not there, incomplete or damaged; no network is tried and
       nothing is substituted.
   """
-  return _load(_CIFAR10, dir, source, allow_partial)
+  return _load(_CIFAR10, dir, source, allow_partial, size)
 
 
 def cifar100(
-  *, dir: str = "", source: str = "auto", allow_partial: bool = False
+  *, dir: str = "", source: str = "auto", allow_partial: bool = False, size: int = 32
 ) -> Dataset:
   """Returns CIFAR-100 with its fine labels: 50,000 + 10,000 images in 100 classes.
 
@@ -181,21 +184,25 @@ def cifar100(
     source: "tfds", "binary", "python" or "npz" to insist on one; "auto" takes the first
       that is there.
     allow_partial: accept fewer images than the full set has.
+    size: pixels of a side, 32, 16 or 8; a pixel of a smaller image is the mean of a
+      block. A convolution does a quarter of the work on half the side.
 
   Returns:
-    The data set of images of 32x32 pixels, in the order of the original files for every
-    source but npz, which keeps its own.
+    The data set, in the order of the original files for every source but npz, which
+    keeps its own.
 
   Raises:
     DataError: if it is not there, incomplete or damaged; no network is tried and
       nothing is substituted.
   """
-  return _load(_CIFAR100, dir, source, allow_partial)
+  return _load(_CIFAR100, dir, source, allow_partial, size)
 
 
-def _load(variant: _Variant, folder: str, source: str, allow_partial: bool) -> Dataset:
+def _load(
+  variant: _Variant, folder: str, source: str, allow_partial: bool, size: int
+) -> Dataset:
   """Finds a source of the data set, reads it, and checks that it is the whole set."""
-  require_choice(source=(source, SOURCES))
+  require_choice(source=(source, SOURCES), size=(size, SIZES))
   root = _root(folder)
   found = _find(variant, root)
   if source == "auto" and found:
@@ -217,7 +224,21 @@ def _load(variant: _Variant, folder: str, source: str, allow_partial: bool) -> D
   )
   _require_shape(dataset, path)
   _require_complete(dataset, path, allow_partial)
-  return dataset
+  return dataset._replace(
+    train=_averaged(dataset.train, size), test=_averaged(dataset.test, size)
+  )
+
+
+def _averaged(split: Split, size: int) -> Split:
+  """Returns a split of smaller images, whose pixels are the means of blocks."""
+  side = SHAPE[0] // size
+  if side == 1:
+    return split
+  blocks = split.image.reshape(-1, size, side, size, side, 3)
+  sums = blocks.sum(axis=(2, 4), dtype=np.uint16)
+  pixels = side * side
+  # Rounded to the nearest.
+  return split._replace(image=((sums + pixels // 2) // pixels).astype(np.uint8))
 
 
 # Finding.

@@ -42,6 +42,24 @@ def test_every_layout_gives_the_same_arrays(tmp_path, arrays, variant, layout):
   assert sorted(tmp_path.rglob("*")) == listing, "reading wrote something"
 
 
+@pytest.mark.parametrize("size, side", [(16, 2), (8, 4)])
+def test_smaller_images_are_means_of_blocks(tmp_path, arrays, size, side):
+  LAYOUTS["npz"](tmp_path, "cifar100", arrays)
+  loaded = load("cifar100", tmp_path, size=size)
+  for name in ("train", "test"):
+    images = arrays[f"images_{name}"].astype(float)
+    found = getattr(loaded, name).image
+    assert found.shape == (len(images), size, size, 3)
+    corner = images[:, -side:, :side].mean(axis=(1, 2))
+    assert np.abs(found[:, -1, 0] - corner).max() <= 0.5
+
+
+def test_an_unknown_size_is_refused(tmp_path, arrays):
+  LAYOUTS["npz"](tmp_path, "cifar100", arrays)
+  with pytest.raises(ConfigError, match="size must be one of 32, 16, 8, got 24"):
+    load("cifar100", tmp_path, size=24)
+
+
 def test_the_newest_version_in_the_directory_of_the_environment_is_read(
   tmp_path, arrays, monkeypatch
 ):
