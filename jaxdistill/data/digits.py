@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdistill.data import Dataset, checked
+from jaxdistill.data import Dataset, channel_statistics, checked
 from jaxdistill.data._draws import draw_test_rows
 
 _NUM_CLASSES = 10
@@ -33,10 +33,14 @@ def digits(*, test_fraction: float = 0.2, seed: int = 0) -> Dataset:
   images = np.repeat(gray[..., None], 3, axis=-1)
   labels = bundled.target
   held_out = draw_test_rows(labels, test_fraction, seed)
+  # Of the whole set: all splits are normalised alike, and share compiled programs.
+  mean, std = channel_statistics(images)
   return checked(
     "digits",
     train=(images[~held_out], labels[~held_out]),
     test=(images[held_out], labels[held_out]),
     num_classes=_NUM_CLASSES,
+    mean=mean,
+    std=std,
     class_names=tuple(str(digit) for digit in range(_NUM_CLASSES)),
   )

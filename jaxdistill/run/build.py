@@ -203,20 +203,22 @@ def build(
   )
   optimizers = _make_optimizers(config, clock, method, specs)
 
-  init = functools.partial(
-    init_state,
-    config.seed,
-    specs,
-    method,
-    optimizers,
-    # Augmentation may crop training images to this size.
-    image_shape=dataset.test.shape,
-    num_classes=dataset.num_classes,
-    num_examples=len(dataset.train.label),
-    clock=clock,
-  )
+  def init(seed, initial=None) -> TrainState:
+    return init_state(
+      seed,
+      specs,
+      method,
+      optimizers,
+      # Augmentation may crop training images to this size.
+      image_shape=dataset.test.shape,
+      num_classes=dataset.num_classes,
+      num_examples=len(dataset.train.label),
+      clock=clock,
+      initial=initial,
+    )
+
   with foreign("the cohort's networks and the method's state cannot be made"):
-    state = jax.eval_shape(init)
+    state = jax.eval_shape(init, config.seed)
   state = _with_shardings(mesh, state)
   if devices is None:
     room.require_fits(state)
@@ -253,7 +255,10 @@ def build(
   batch = _batch_shapes(config.batch_size, dataset.train)
 
   def program() -> str:
-    lowered = (jitted_init.lower(initial), jax.jit(train_step).lower(state, batch))
+    lowered = (
+      jitted_init.lower(config.seed, initial),
+      jax.jit(train_step).lower(state, batch),
+    )
     return "\n".join(part.as_text() for part in lowered)
 
   periods = _make_periods(config, clock)
@@ -272,7 +277,7 @@ def build(
     task=task,
     seed=config.seed,
     sampler=sampler,
-    init=functools.partial(jitted_init, initial),
+    init=functools.partial(jitted_init, config.seed, initial),
     program=program,
     state=state,
     train_step=train_step,
@@ -654,7 +659,7 @@ def _with_shardings(mesh: Mesh, state: TrainState) -> TrainState:
 def _jit_init(init: Callable[..., TrainState], state: TrainState, platform: str) -> Any:
   """Returns the jitted initialisation, which puts every array where it belongs.
 
-  It is (initial weights) -> state.
+  It is (seed, initial weights) -> state: one program serves all seeds.
   """
   # It runs once: on a CPU, compiling it with optimisations takes ten times as long, for
   # random numbers mostly.
@@ -663,7 +668,4 @@ def _jit_init(init: Callable[..., TrainState], state: TrainState, platform: str)
     options = {"xla_backend_optimization_level": 0}
   shardings = jax.tree.map(lambda x: x.sharding, state)
 
-  def initialize(initial: Mapping[str, Any]) -> TrainState:
-    return init(initial=initial)
-
-  return jax.jit(initialize, out_shardings=shardings, compiler_options=options)
+  return jax.jit(init, out_shardings=shardings, compiler_options=options)
