@@ -27,6 +27,13 @@ def per_cent(fraction: float | None) -> str:
   return f"{100 * fraction:.2f}"
 
 
+def counted(number: int, noun: str) -> str:
+  """Returns "1 step", "2 steps"."""
+  if number != 1:
+    noun += "s"
+  return f"{number} {noun}"
+
+
 def _number(value: float | None, percent: bool) -> str:
   if percent:
     return per_cent(value)
