@@ -66,6 +66,12 @@ def _study(argv: list[str]) -> int:
   return study.main(argv)
 
 
+def _report(argv: list[str]) -> int:
+  from jaxdistill.tools import report
+
+  return report.main(argv)
+
+
 def _aot(argv: list[str]) -> int:
   from jaxdistill.tools import aot
 
@@ -95,6 +101,9 @@ COMMANDS = {
     _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
   ),
   "study": Command(_study, "run a grid of methods and seeds under one recipe"),
+  "report": Command(
+    _report, "write a study's or run's verdicts, tables and figures as a page"
+  ),
   "export": Command(_export, "write one trained network as a file for others"),
   "predict": Command(_predict, "classify image files by a trained network"),
   "configs": Command(_configs, "list the config files that come with the package"),
