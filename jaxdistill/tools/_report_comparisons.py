@@ -191,8 +191,8 @@ _HOW = (
   f"rows have, in percentage points, with a {100 * LEVEL:.0f} % interval (percentile "
   f"bootstrap over seeds, {RESAMPLES:,} resamples). “{BETTER}” and “{WORSE}” take an "
   f"interval without zero and at least {MIN_SEEDS} seeds. Such intervals are narrow "
-  "for few seeds: of normal differences they cover the true mean in 75, 83, 90 and 93 of "
-  "100 cases for 3, 5, 10 and 20 seeds, and nothing is corrected for the number of "
+  "for few seeds: of normal differences they cover the true mean in 75, 83, 90 and 93 "
+  "of 100 cases for 3, 5, 10 and 20 seeds, and nothing is corrected for the number of "
   "comparisons."
 )
 
@@ -320,8 +320,8 @@ def accuracy_part(results: Results) -> Part:
     title="Accuracy",
     sentence=(
       f"{heading} accuracy on the test split in per cent, at the last evaluation and "
-      "at the best one of each member, mean ± sample standard deviation over n seeds. The "
-      "best is chosen on the split that the run names, by default the test split "
+      "at the best one of each member, mean ± sample standard deviation over n seeds. "
+      "The best is chosen on the split that the run names, by default the test split "
       "itself: it is optimistic. A paper's value of a group is that of each member."
     ),
     table=Table(columns, lines),

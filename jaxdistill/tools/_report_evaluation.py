@@ -193,8 +193,8 @@ def _reliability(results: Results, rows: Sequence[Evaluated]) -> Part:
     sentence=(
       "Accuracy against mean confidence, the largest probability, in ten bins of equal "
       "width: below the diagonal is overconfident. All examples of the n evaluated "
-      f"runs together ({_conditions(rows)}); ECE in per cent, negative log-likelihood in "
-      "nats and Brier score are means over runs."
+      f"runs together ({_conditions(rows)}); ECE in per cent, negative log-likelihood "
+      "in nats and Brier score are means over runs."
     ),
     table=Table(
       (
@@ -309,8 +309,8 @@ def _noise(results: Results, rows: Sequence[Evaluated]) -> Part | None:
     title="Accuracy under noise",
     sentence=(
       f"{what} in per cent on images with Gaussian noise whose standard deviation is "
-      f"in units of pixels in 0 to 1, mean of {draws} draws and of the n runs that have "
-      f"been evaluated ({_conditions(rows)})."
+      f"in units of pixels in 0 to 1, mean of {draws} draws and of the n runs that "
+      f"have been evaluated ({_conditions(rows)})."
     ),
     table=Table(
       (

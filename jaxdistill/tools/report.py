@@ -90,7 +90,7 @@ def _require_replaceable(out: Path, overwrite: bool) -> None:
       is_ours = MARK in file.read(1000)
     require(
       is_ours,
-      f"{out} exists and is no report: give another --out, or --overwrite to replace it",
+      f"{out} exists and is no report: give another --out, or --overwrite",
     )
   folder = _folder(out)
   require(
