@@ -78,6 +78,12 @@ def _prepare(argv: list[str]) -> int:
   return prepare.main(argv)
 
 
+def _evaluate(argv: list[str]) -> int:
+  from jaxdistill.tools import evaluate
+
+  return evaluate.main(argv)
+
+
 def _export(argv: list[str]) -> int:
   from jaxdistill.tools import export
 
@@ -95,6 +101,9 @@ COMMANDS = {
     _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
   ),
   "study": Command(_study, "run a grid of methods and seeds under one recipe"),
+  "evaluate": Command(
+    _evaluate, "measure a run or a member in full: calibration, classes, noise"
+  ),
   "export": Command(_export, "write one trained network as a file for others"),
   "predict": Command(_predict, "classify image files by a trained network"),
   "configs": Command(_configs, "list the config files that come with the package"),
