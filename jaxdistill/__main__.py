@@ -84,6 +84,12 @@ def _prepare(argv: list[str]) -> int:
   return prepare.main(argv)
 
 
+def _evaluate(argv: list[str]) -> int:
+  from jaxdistill.tools import evaluate
+
+  return evaluate.main(argv)
+
+
 def _export(argv: list[str]) -> int:
   from jaxdistill.tools import export
 
@@ -101,6 +107,9 @@ COMMANDS = {
     _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
   ),
   "study": Command(_study, "run a grid of methods and seeds under one recipe"),
+  "evaluate": Command(
+    _evaluate, "measure a run or a member in full: calibration, classes, noise"
+  ),
   "report": Command(
     _report, "write a study's or run's verdicts, tables and figures as a page"
   ),

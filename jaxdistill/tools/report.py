@@ -9,8 +9,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxdistill.errors import ConfigError, readable, require, run_command
+from jaxdistill.errors import (
+  ConfigError,
+  JaxdistillError,
+  readable,
+  require,
+  run_command,
+)
 from jaxdistill.run.console import counted
+from jaxdistill.run.evaluation import evaluate_run
+from jaxdistill.run.manifest import write_json
 
 if TYPE_CHECKING:
   from jaxdistill.tools._report_data import Results
@@ -25,6 +33,8 @@ def write_report(
   out: Path | None = None,
   *,
   against: Sequence[str] = (),
+  evaluating: bool | None = None,
+  noise: bool = False,
   overwrite: bool = False,
 ) -> Path:
   """Writes a report: FILE.html, and a folder FILE with each part as PNG, Markdown, CSV.
@@ -35,6 +45,9 @@ def write_report(
     directory: of a study, or of a run.
     out: the page; None is `report.html` in that folder.
     against: rows that all others are compared with, besides the study's references.
+    evaluating: whether runs are evaluated that have not been: of a study the first one
+      of every row; None evaluates a single run, and nothing of a study.
+    noise: whether they are evaluated under noise too.
     overwrite: whether to replace what is not a report.
 
   Returns:
@@ -53,6 +66,10 @@ def write_report(
   with readable("report"):
     results = with_references(read_results(directory), against)
     _require_replaceable(out, overwrite)
+    if evaluating is None:
+      evaluating = not results.is_study
+    if evaluating:
+      _evaluate(results, noise)
     parts = _parts(results)
   text = _report_page.page(results, _lead(results), parts)
   out.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +115,25 @@ def _require_replaceable(out: Path, overwrite: bool) -> None:
     f"{folder}, the folder for the parts of the report, exists already: give another "
     "--out, or --overwrite to write into it",
   )
+
+
+def _evaluate(results: "Results", noise: bool) -> None:
+  """Evaluates the first run of every row, unless there is an evaluation of one."""
+  from jaxdistill.tools._report_data import EVALUATION
+
+  for row in results.rows:
+    paths = [cell.path for cell in results.of(row)]
+    if any((path / EVALUATION).exists() for path in paths):
+      continue
+    path = paths[0]
+    print(f"evaluating {path}")
+    try:
+      evaluation = evaluate_run(path, noise=noise, quiet=True)
+    except JaxdistillError as error:
+      # The report is worth having without: the data may be somewhere else.
+      print(f"{path} is not evaluated: {error}")
+      continue
+    write_json(path / EVALUATION, evaluation)
 
 
 def _parts(results: "Results") -> "list[Part]":
@@ -189,7 +225,12 @@ def _report(flags: argparse.Namespace) -> None:
   if flags.out:
     out = Path(flags.out)
   path = write_report(
-    Path(flags.directory), out, against=flags.against, overwrite=flags.overwrite
+    Path(flags.directory),
+    out,
+    against=flags.against,
+    evaluating=flags.evaluate,
+    noise=flags.noise,
+    overwrite=flags.overwrite,
   )
   print(f"wrote {path}, and its parts as PNG, Markdown and CSV in {_folder(path)}")
 
@@ -215,6 +256,17 @@ def main(argv: Sequence[str]) -> int:
     default=[],
     metavar="ROW",
     help="compare all rows with this one as well; may be given again",
+  )
+  parser.add_argument(
+    "--evaluate",
+    action=argparse.BooleanOptionalAction,
+    help="evaluate runs that have not been, for agreement and reliability; default: a "
+    "single run, but of a study the first run of every row only where this is given",
+  )
+  parser.add_argument(
+    "--noise",
+    action="store_true",
+    help="evaluate them under noise too, which takes 150 times as long",
   )
   parser.add_argument(
     "--overwrite",
