@@ -168,7 +168,8 @@ def verdict_parts(results: Results) -> list[Part]:
     _verdict_part(
       "verdict",
       "Does the method beat its fair control?",
-      f"{heading} accuracy at the last evaluation, mean over a row's members",
+      f"{_capital(heading)} accuracy at the last evaluation, mean over a row's "
+      f"members, {_HOW}",
       pairs,
       of_members,
     )
@@ -177,8 +178,8 @@ def verdict_parts(results: Results) -> list[Part]:
     parts.append(
       _verdict_part(
         "verdict_ensemble",
-        "The same of the ensembles",
-        f"{heading} accuracy of the ensemble at the last evaluation",
+        "Does its ensemble?",
+        f"The same as above, of the {heading} accuracy of the ensemble.",
         pairs,
         of_ensembles,
       )
@@ -187,7 +188,7 @@ def verdict_parts(results: Results) -> list[Part]:
 
 
 _HOW = (
-  ", minus that of the other row under the same seed; mean over the n seeds that both "
+  "minus that of the other row under the same seed; mean over the n seeds that both "
   f"rows have, in percentage points, with a {100 * LEVEL:.0f} % interval (percentile "
   f"bootstrap over seeds, {RESAMPLES:,} resamples). “{BETTER}” and “{WORSE}” take an "
   f"interval without zero and at least {MIN_SEEDS} seeds. Such intervals are narrow "
@@ -200,7 +201,7 @@ _HOW = (
 def _verdict_part(
   slug: str,
   title: str,
-  what: str,
+  sentence: str,
   pairs: Sequence[Comparison],
   values: Mapping[str, Mapping[int, float]],
 ) -> Part:
@@ -231,7 +232,7 @@ def _verdict_part(
     Column("row", "row"),
     Column("against", "compared with"),
     Column("as", "which is"),
-    Column("verdict", "verdict"),
+    Column("verdict", "verdict", _with_sign, is_text=True),
     Column("difference", "difference, points", points),
     Column("interval", f"{100 * LEVEL:.0f} % interval", _interval, ("low", "high")),
     Column("n", "n", whole),
@@ -244,16 +245,28 @@ def _verdict_part(
   return Part(
     slug=slug,
     title=title,
-    sentence=what + _HOW,
+    sentence=sentence,
     table=Table(columns, lines),
     draw=draw,
   )
+
+
+# As the figure has them.
+_SIGNS = {BETTER: f"▲ {BETTER}", WORSE: f"▼ {WORSE}", UNDECIDED: f"○ {UNDECIDED}"}
+
+
+def _with_sign(verdict: str) -> str:
+  return _SIGNS[verdict]
 
 
 def _interval(difference: Difference) -> str:
   if is_missing(difference.low):
     return NOTHING
   return f"{points(difference.low)} to {points(difference.high)}"
+
+
+def _capital(text: str) -> str:
+  return text[0].upper() + text[1:]
 
 
 def conclusion(results: Results) -> str:
@@ -268,8 +281,8 @@ def conclusion(results: Results) -> str:
   if not total:
     return ""
   return (
-    f"Of {counted(total, 'row')} with a fair control, {counts[BETTER]} are better than "
-    f"it, {counts[WORSE]} worse and {counts[UNDECIDED]} {UNDECIDED}."
+    f"{counted(total, 'row')} with a fair control: {counts[BETTER]} {BETTER} than it, "
+    f"{counts[WORSE]} {WORSE}, {counts[UNDECIDED]} {UNDECIDED}."
   )
 
 
@@ -319,10 +332,10 @@ def accuracy_part(results: Results) -> Part:
     slug="accuracy",
     title="Accuracy",
     sentence=(
-      f"{heading} accuracy on the test split in per cent, at the last evaluation and "
-      "at the best one of each member, mean ± sample standard deviation over n seeds. "
-      "The best is chosen on the split that the run names, by default the test split "
-      "itself: it is optimistic. A paper's value of a group is that of each member."
+      f"{_capital(heading)} accuracy on the test split in per cent, at the last evaluation "
+      "and at the best one of each member, mean ± sample standard deviation over n "
+      "seeds. The best is chosen on the split that the run names, by default the test "
+      "split itself: it is optimistic. A paper's value of a group is that of each member."
     ),
     table=Table(columns, lines),
     draw=draw,

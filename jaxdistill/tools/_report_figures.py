@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullLocator
 import numpy as np
 
 from jaxdistill.tools._report_statistics import (
@@ -178,7 +179,7 @@ def lines(
   for ax, panel in zip(axes, panels, strict=True):
     ax.set_title(panel.title)
     if log:
-      ax.set_yscale("log")
+      _show_logarithmic(ax)
     if diagonal:
       ax.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle=":", zorder=1)
       ax.set_xlim(0, 1)
@@ -195,6 +196,14 @@ def lines(
   figure.supxlabel(x, fontsize=9)
   figure.supylabel(y, fontsize=9)
   return figure
+
+
+def _show_logarithmic(ax: Axes) -> None:
+  """Makes the vertical axis logarithmic, with plain numbers at 1, 2 and 5."""
+  ax.set_yscale("log")
+  ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  ax.yaxis.set_major_formatter("{x:g}")
+  ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _draw_series(ax: Axes, series: Series, theme: Theme, position: int) -> None:

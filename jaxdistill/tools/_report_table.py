@@ -20,12 +20,14 @@ class Column(NamedTuple):
     show: value -> text for people; None for a text, which is shown as it is.
     fields: attributes of a value that programs get a column of each; none for a plain
       value.
+    is_text: whether what is shown is a text all the same, which stands to the left.
   """
 
   key: str
   heading: str
   show: Callable[[Any], str] | None = None
   fields: tuple[str, ...] = ()
+  is_text: bool = False
 
   @property
   def keys(self) -> list[str]:
@@ -53,7 +55,7 @@ class Column(NamedTuple):
   @property
   def align(self) -> str:
     """Where its values stand."""
-    if self.show is None:
+    if self.show is None or self.is_text:
       return "left"
     return "right"
 
