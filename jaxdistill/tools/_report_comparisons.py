@@ -332,10 +332,11 @@ def accuracy_part(results: Results) -> Part:
     slug="accuracy",
     title="Accuracy",
     sentence=(
-      f"{_capital(heading)} accuracy on the test split in per cent, at the last evaluation "
-      "and at the best one of each member, mean ± sample standard deviation over n "
-      "seeds. The best is chosen on the split that the run names, by default the test "
-      "split itself: it is optimistic. A paper's value of a group is that of each member."
+      f"{_capital(heading)} accuracy on the test split in per cent, at the last "
+      "evaluation and at the best one of each member, mean ± sample standard deviation "
+      "over n seeds. The best is chosen on the split that the run names, by default "
+      "the test split itself: it is optimistic. A paper's value of a group is that of "
+      "each member."
     ),
     table=Table(columns, lines),
     draw=draw,
