@@ -7,6 +7,7 @@ from the runs' folders, where they are at hand.
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import json
+import math
 from pathlib import Path
 import statistics
 from typing import Any, NamedTuple
@@ -147,7 +148,10 @@ class Results(NamedTuple):
 
   def of(self, row: Row) -> list[Cell]:
     """Returns the runs of a row, sorted by their seeds."""
-    found = [cell for cell in self.cells if cell.row == row.name]
+    found = []
+    for cell in self.cells:
+      if cell.row == row.name:
+        found.append(cell)
     return sorted(found, key=_seed_of)
 
   @property
@@ -204,8 +208,12 @@ def _read_study(directory: Path) -> Results:
     _require_rows(results)
   if not cells:
     raise DataError(f"{path}: {_NONE_FINISHED}")
-  finished = {cell.row for cell in cells}
-  return results._replace(rows=tuple(row for row in rows if row.name in finished))
+  begun = {cell.row for cell in cells}
+  finished = []
+  for row in rows:
+    if row.name in begun:
+      finished.append(row)
+  return results._replace(rows=tuple(finished))
 
 
 def _read_run(directory: Path) -> Results:
@@ -230,7 +238,7 @@ def _read_run(directory: Path) -> Results:
       seed=int(found["seed"]),
       members=_records(found["members"]),
       predictions=_records(predictions),
-      steps=found["steps"],
+      steps=int(found["steps"]),
       seconds_per_step=seconds,
       path=directory,
     )
@@ -338,18 +346,21 @@ def _cell(record: Mapping[str, Any], directory: Path) -> Cell:
   seconds = record.get("seconds_per_step")
   if seconds is not None:
     seconds = float(seconds)
+  steps = record.get("steps")
+  if steps is not None:
+    steps = int(steps)
   return Cell(
     row=row,
     seed=seed,
     members=_records(record["members"]),
     predictions=_records(predictions),
-    steps=record.get("steps"),
+    steps=steps,
     seconds_per_step=seconds,
     path=directory / "cells" / row / f"seed{seed}",
   )
 
 
-def _records(found: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float | None]]]:
+def _records(found: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
   """Returns name -> {"last", "best"} -> measure -> value, whatever else is there."""
   records = {}
   for name, record in found.items():
@@ -360,12 +371,12 @@ def _records(found: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float | 
   return records
 
 
-def _numbers(record: Mapping[str, Any]) -> dict[str, float | None]:
-  """Returns the entries of a table that are numbers, or null."""
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+  """Returns the entries of a table that are finite numbers."""
   found = {}
   for name, value in record.items():
-    if value is None or isinstance(value, (int, float)):
-      found[name] = value
+    if isinstance(value, (int, float)) and math.isfinite(value):
+      found[name] = float(value)
   return found
 
 
@@ -418,10 +429,13 @@ def read_training(cell: Cell) -> Training | None:
   lines = read_metrics(cell.path / METRICS)
   if not lines:
     return None
-  return Training(
-    windows=[line for line in lines if line.get("split") == "train"],
-    evaluations=[line for line in lines if line.get("split") == "test"],
-  )
+  training = Training(windows=[], evaluations=[])
+  for line in lines:
+    if line.get("split") == "train":
+      training.windows.append(line)
+    elif line.get("split") == "test":
+      training.evaluations.append(line)
+  return training
 
 
 def read_evaluation(cell: Cell) -> dict[str, Any] | None:

@@ -69,23 +69,28 @@ def evaluation_parts(results: Results) -> list[Part]:
 
 
 def _require_form(evaluation: Evaluation) -> None:
-  """Raises an error for what is not there, or no array of numbers."""
+  """Raises an error for what is not there, or no number where there should be one."""
   count = len(evaluation["agreement"]["members"])
   for key in ("same_class", "kl"):
     values = np.asarray(evaluation["agreement"][key], float)
     if values.shape != (count, count):
       raise ValueError(f"agreement.{key} is no square of {count} members")
-  for name, bins in evaluation["reliability"].items():
-    if not {"confidence", "accuracy", "count"} <= bins[0].keys():
-      raise ValueError(f"reliability of {name} has no bins")
-  for name in [*evaluation["members"], *evaluation["predictions"]]:
-    if name not in evaluation["reliability"]:
-      raise ValueError(f"reliability of {name} is not there")
+  for bins in evaluation["reliability"].values():
+    for each in bins:
+      if each["count"]:
+        float(each["confidence"] + each["accuracy"] + each["count"])
+  for rows in (evaluation["members"], evaluation["predictions"]):
+    for name, row in rows.items():
+      if name not in evaluation["reliability"]:
+        raise ValueError(f"reliability of {name} is not there")
+      np.asarray(list(row.values()), float)
   noise = evaluation["noise"]
   if noise:
+    strengths = np.asarray(noise["std"], float)
     for name, values in noise["top1"].items():
-      if len(values) != len(noise["std"]):
+      if np.asarray(values, float).shape != strengths.shape:
         raise ValueError(f"noise of {name} has not a value for each std")
+    str(noise["draws"])
   str(evaluation["weights"] + evaluation["split"])
 
 

@@ -65,7 +65,8 @@ def spread(values: Sequence[float]) -> Spread:
   if values:
     mean = statistics.fmean(values)
   if len(values) > 1:
-    sd = statistics.stdev(values)
+    # Unlike that of the standard library it is NaN where a value is.
+    sd = float(np.std(values, ddof=1))
   return Spread(mean=mean, sd=sd, n=len(values))
 
 

@@ -222,15 +222,19 @@ def _bands(
       if not lines:
         continue
       if results.is_study:
-        each = [curve(lines, measure, name) for name in names]
-        curves.append(mean_curve(each))
+        of_members = [curve(lines, measure, name) for name in names]
+        curves.append(mean_curve(of_members))
         continue
       if evaluated:
         names += cell.predictions
       for name in names:
         found.append(("", name, band([curve(lines, measure, name)])))
-    if curves:
-      found.append((row.cohort, row.name, band(curves)))
+    if not curves:
+      continue
+    each = band(curves)
+    # Runs that were evaluated at other steps have none in common.
+    if each.steps:
+      found.append((row.cohort, row.name, each))
   return found
 
 

@@ -66,12 +66,13 @@ def write_report(
   with readable("report"):
     results = with_references(read_results(directory), against)
     _require_replaceable(out, overwrite)
-    if evaluating is None:
-      evaluating = not results.is_study
-    if evaluating:
-      _evaluate(results, noise)
+  if evaluating is None:
+    evaluating = not results.is_study
+  if evaluating:
+    _evaluate(results, noise)
+  with readable("report"):
     parts = _parts(results)
-  text = _report_page.page(results, _lead(results), parts)
+  text = _report_page.page(results, lead(results), parts)
   out.parent.mkdir(parents=True, exist_ok=True)
   temporary = out.with_name(out.name + ".tmp")
   temporary.write_text(text)
@@ -155,7 +156,7 @@ def _parts(results: "Results") -> "list[Part]":
   return parts
 
 
-def _lead(results: "Results") -> list[str]:
+def lead(results: "Results") -> list[str]:
   """Returns the lines below the title."""
   from jaxdistill.tools._report_comparisons import conclusion
 

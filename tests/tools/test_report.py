@@ -4,6 +4,7 @@ import base64
 import csv
 from html.parser import HTMLParser
 import json
+import math
 import re
 import sys
 
@@ -154,7 +155,7 @@ def test_a_missing_seed_leaves_the_pair_out(tmp_path):
   (part, _) = comparisons.verdict_parts(results)
   lines = {line[0]: line for line in part.table.rows}
   assert lines["rivals"][3] == "not told apart"
-  assert report._lead(results)[1].endswith("11 finished runs of 40 steps, 1 missing.")
+  assert report.lead(results)[1].endswith("11 finished runs of 40 steps, 1 missing.")
 
 
 # Training.
@@ -179,6 +180,13 @@ def test_seeds_are_averaged_at_the_steps_that_all_have():
   )
   assert (band.steps, band.mean, band.n) == ([2, 3], [2.0, 4.0], 2)
   assert band.sd == pytest.approx([2**0.5, 8**0.5])
+
+
+def test_a_step_without_a_finite_value_has_no_mean():
+  gap = training.Curve([1, 2], [float("nan"), 1.0])
+  band = training.band([gap, training.Curve([1, 2], [1.0, 1.0])])
+  assert math.isnan(band.mean[0]) and math.isnan(band.sd[0])
+  assert (band.mean[1], band.sd[1]) == (1.0, 0.0)
 
 
 def test_who_taught_is_told_of_the_row_that_has_a_contest(written):
