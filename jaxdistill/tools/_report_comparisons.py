@@ -108,7 +108,11 @@ def alone(results: Results, row: Row) -> Row | None:
 
 
 def _reference_methods(results: Results) -> list[str]:
-  methods = [row.method for row in results.rows if row.reference]
+  """Returns the methods of all references, each once."""
+  methods = []
+  for row in results.rows:
+    if row.reference:
+      methods.append(row.method)
   return list(dict.fromkeys(methods))
 
 
