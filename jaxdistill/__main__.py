@@ -66,6 +66,12 @@ def _study(argv: list[str]) -> int:
   return study.main(argv)
 
 
+def _report(argv: list[str]) -> int:
+  from jaxdistill.tools import report
+
+  return report.main(argv)
+
+
 def _aot(argv: list[str]) -> int:
   from jaxdistill.tools import aot
 
@@ -76,6 +82,12 @@ def _prepare(argv: list[str]) -> int:
   from jaxdistill.tools import prepare
 
   return prepare.main(argv)
+
+
+def _evaluate(argv: list[str]) -> int:
+  from jaxdistill.tools import evaluate
+
+  return evaluate.main(argv)
 
 
 def _export(argv: list[str]) -> int:
@@ -95,6 +107,12 @@ COMMANDS = {
     _train, "train a cohort from a config file, as `python -m jaxdistill.main` does"
   ),
   "study": Command(_study, "run a grid of methods and seeds under one recipe"),
+  "evaluate": Command(
+    _evaluate, "measure a run or a member in full: calibration, classes, noise"
+  ),
+  "report": Command(
+    _report, "write a study's or run's verdicts, tables and figures as a page"
+  ),
   "export": Command(_export, "write one trained network as a file for others"),
   "predict": Command(_predict, "classify image files by a trained network"),
   "configs": Command(_configs, "list the config files that come with the package"),

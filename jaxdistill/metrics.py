@@ -136,13 +136,27 @@ def calibration_error(
   """
   confidence = jnp.asarray(confidence, jnp.float32)
   correct = jnp.asarray(correct, jnp.float32)
-  edges = jnp.arange(bins + 1, dtype=jnp.float32) / bins
-  lower = edges[:-1, None]
-  upper = edges[1:, None]
-  inside = (confidence[None] > lower) & (confidence[None] <= upper)
+  inside = in_bins(confidence, bins)
   # The mean over all examples: a bin's own mean, weighted by its fraction of them.
   gaps = jnp.mean(jnp.where(inside, (confidence - correct)[None], 0), axis=1)
   return jnp.sum(jnp.abs(gaps))
+
+
+def in_bins(confidence: jax.Array, bins: int = 10) -> jax.Array:
+  """Tells which confidences are in which of the bins of `calibration_error`.
+
+  Args:
+    confidence: [N] in 0..1.
+    bins: number of bins, of equal width.
+
+  Returns:
+    bool[bins, N].
+  """
+  confidence = jnp.asarray(confidence, jnp.float32)
+  edges = jnp.arange(bins + 1, dtype=jnp.float32) / bins
+  lower = edges[:-1, None]
+  upper = edges[1:, None]
+  return (confidence[None] > lower) & (confidence[None] <= upper)
 
 
 def risk_coverage_area(confidence: jax.Array, correct: jax.Array) -> jax.Array:

@@ -38,6 +38,7 @@ def get_study(seeds="20"):
     rows=tuple(rows),
     seeds=tuple(range(int(seeds))),
     about=__doc__,
+    references=("dml", "dml+perturbed"),
   )
 
 

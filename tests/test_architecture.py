@@ -142,6 +142,7 @@ HEAVY = (
   "rich",
   "tensorboardX",
   "dm_pix",
+  "matplotlib",
 )
 
 

@@ -1,15 +1,15 @@
 """Exact evaluation over a whole split: members, and predictions of the method."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from jaxdistill.core.method import GroupSpec, Method, variables_of
-from jaxdistill.core.types import Group, Outputs, TrainState
+from jaxdistill.core.method import GroupSpec, Predict, variables_of
+from jaxdistill.core.types import Group, MethodState, Outputs, TrainState
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import active_members, forward, member_names
 from jaxdistill.engine.measures import CLASSIFICATION, Row, Task
@@ -59,9 +59,62 @@ def make_forward(
   return run
 
 
+class Scored(NamedTuple):
+  """What all that is measured says of a batch.
+
+  Attributes:
+    outputs: forward pass of the members.
+    scores: name -> logits f32[B, C] of every member and prediction, or the feature
+      f32[B, D] of every member; NaN for a member that does not count.
+  """
+
+  outputs: Outputs
+  scores: dict[str, jax.Array]
+
+
+def make_scores(
+  specs: Sequence[GroupSpec],
+  predict: Predict | None,
+  *,
+  mean: Channels,
+  std: Channels,
+  feature: str = "",
+) -> Callable[..., Scored]:
+  """Returns the function that scores a batch of images.
+
+  It is (cohort, method state, image uint8[B, H, W, 3] or f32 in [0, 1]) -> Scored.
+
+  Args:
+    specs: the groups, in member order.
+    predict: predictions beside the members'; None for none.
+    mean: of each channel, for all members or for each.
+    std: standard deviation of each channel, likewise.
+    feature: which one of the members is measured, and no prediction; "": their logits.
+  """
+  names = member_names(specs)
+  run = make_forward(specs, mean=mean, std=std, evaluated=True)
+
+  def score(
+    cohort: Mapping[str, Group], method_state: MethodState, image: jax.Array
+  ) -> Scored:
+    outputs = run(cohort, image)
+    scores = {}
+    for m, name in enumerate(names):
+      scores[name] = jnp.where(
+        outputs.alive[m], _measured(outputs, m, feature), jnp.nan
+      )
+    if predict is not None and not feature:
+      modules = variables_of(method_state.modules, evaluated=True)
+      # Logarithms of probabilities are logits of the same distribution.
+      scores |= predict(modules, method_state.memory, outputs)
+    return Scored(outputs, scores)
+
+  return score
+
+
 def make_eval_step(
   specs: Sequence[GroupSpec],
-  method: Method,
+  predict: Predict | None,
   *,
   mean: Channels,
   std: Channels,
@@ -72,7 +125,7 @@ def make_eval_step(
 
   Args:
     specs: the groups, in member order.
-    method: its predictions are measured beside the members.
+    predict: predictions that are measured beside the members; None for none.
     mean: of each channel, for all members or for each.
     std: standard deviation of each channel, likewise.
     mesh: device mesh.
@@ -83,23 +136,13 @@ def make_eval_step(
     batch, for every member and, where the task measures them, every prediction of the
     method.
   """
-  names = member_names(specs)
-  run = make_forward(specs, mean=mean, std=std, evaluated=True)
+  score = make_scores(specs, predict, mean=mean, std=std, feature=task.feature)
 
   def eval_step(cohort, method_state, split: Resident | Delivered, index):
     index = sharding.constrain_rows(mesh, index)
     image, label = split.take(index)
-    outputs = run(cohort, image)
-    scores = {}
-    for m, name in enumerate(names):
-      scores[name] = jnp.where(
-        outputs.alive[m], _measured(outputs, m, task.feature), jnp.nan
-      )
-    if not task.feature:
-      modules = variables_of(method_state.modules, evaluated=True)
-      # Logarithms of probabilities are logits of the same distribution.
-      scores |= method.predict(modules, method_state.memory, outputs)
-    return {name: task.per_batch(score, label) for name, score in scores.items()}
+    scores = score(cohort, method_state, image).scores
+    return {name: task.per_batch(scored, label) for name, scored in scores.items()}
 
   # The host reads all of it.
   return jax.jit(eval_step, out_shardings=sharding.replicated(mesh))
@@ -149,10 +192,36 @@ def evaluate(
   Raises:
     DataError: if no example could be read.
   """
+  values, count = collect(eval_step, state, parts, mesh)
+  rows = {name: task.reduce(kept) for name, kept in values.items()}
+  return Evaluated(rows=rows, count=count)
+
+
+def collect(
+  step: Callable,
+  state: TrainState,
+  parts: Iterable[Part],
+  mesh: Mesh,
+) -> tuple[Any, int]:
+  """Returns what a step gives for the examples of all parts, and their number.
+
+  Args:
+    step: (cohort, method state, split, index) -> a pytree of arrays [B, ...].
+    state: train state.
+    parts: the batches, each of a multiple of the number of devices.
+    mesh: device mesh.
+
+  Returns:
+    (the pytree, of host arrays [N, ...] without padding and without what could not be
+    read; N).
+
+  Raises:
+    DataError: if no example could be read.
+  """
   measured = []
   masks = []
   for split, index, mask in parts:
-    measured.append(eval_step(state.cohort, state.method, split, index))
+    measured.append(step(state.cohort, state.method, split, index))
     masks.append(sharding.gather_rows(mesh, mask))
     if isinstance(split, Delivered) and len(measured) > 1:
       # The images of a batch are given up when it has been measured.
@@ -163,5 +232,4 @@ def evaluate(
     raise DataError("no image of a split that is evaluated can be read: see its files")
   measured = jax.device_get(measured)
   values = jax.tree.map(lambda *rows: np.concatenate(rows)[is_measured], *measured)
-  rows = {name: task.reduce(kept) for name, kept in values.items()}
-  return Evaluated(rows=rows, count=int(is_measured.sum()))
+  return values, int(is_measured.sum())

@@ -85,6 +85,10 @@ def _confidence(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return jnp.stack([confidence, metrics.top_k(logits, labels, 1)], axis=-1)
 
 
+def _brier(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  return metrics.brier(jax.nn.softmax(logits), labels)
+
+
 def _of_confidence(function: Callable, values: np.ndarray) -> float:
   """Applies a function of (confidence, correct).
 
@@ -128,21 +132,36 @@ MEASURES = (
 SELECTING = MEASURES[0]
 """The one by which the best weights of a classifier are kept."""
 
+BRIER = Measure(name="brier", per_example=_brier, reduce=_mean, heading="Brier")
 
-def _per_example(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-  """Returns measure -> values of every example."""
-  return {measure.name: measure.per_example(logits, labels) for measure in MEASURES}
-
-
-def _reduce(values: Mapping[str, np.ndarray]) -> Row:
-  """Reduces the values of a whole split to one number a measure."""
-  return {measure.name: measure.reduce(values[measure.name]) for measure in MEASURES}
-
-
-CLASSIFICATION = Task(
-  measures=MEASURES,
-  selecting=SELECTING,
-  per_batch=_per_example,
-  reduce=_reduce,
+EXCESS_RISK = Measure(
+  name="eaurc",
+  per_example=_confidence,
+  reduce=functools.partial(_of_confidence, metrics.excess_risk_coverage_area),
+  percent=True,
 )
-"""Members, and predictions of the method, say the class of every example."""
+
+ALL_MEASURES = (*MEASURES, BRIER, EXCESS_RISK)
+"""Those of a trained network; what only the end tells is not logged while it trains."""
+
+
+def classification(measures: tuple[Measure, ...]) -> Task:
+  """Returns the task in which a class is said of every example.
+
+  Args:
+    measures: its numbers; the first one selects.
+  """
+
+  def per_example(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    return {measure.name: measure.per_example(logits, labels) for measure in measures}
+
+  def reduce(values: Mapping[str, np.ndarray]) -> Row:
+    return {measure.name: measure.reduce(values[measure.name]) for measure in measures}
+
+  return Task(
+    measures=measures, selecting=measures[0], per_batch=per_example, reduce=reduce
+  )
+
+
+CLASSIFICATION = classification(MEASURES)
+"""What members, and predictions of the method, are measured by while they train."""

@@ -16,7 +16,14 @@ import optax
 from jaxdistill.core import registry
 from jaxdistill.core.durations import MOST_STEPS, Clock
 from jaxdistill.core.method import GroupSpec, Method
-from jaxdistill.core.types import Batch, MakeViews, Perturb, TrainState, TrainStep
+from jaxdistill.core.types import (
+  Batch,
+  Group,
+  MakeViews,
+  Perturb,
+  TrainState,
+  TrainStep,
+)
 from jaxdistill.data import Dataset, Split, Streamed, hold_out, keep_few
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import make_spec, member_names, spread_members
@@ -179,10 +186,7 @@ def build(
   perturb = _make_perturb(config.perturb, num_members)
 
   if dataset is None:
-    with readable("data"):
-      read = _component("data", "data", config.data)
-    few = keep_few(read, config.examples_per_class, config.seed)
-    dataset = hold_out(few, config.holdout, config.seed)
+    dataset = read_dataset(config)
   _require_splits(config, method, dataset)
   select_on = _select_on(config, dataset)
   clock = _make_clock(config, len(dataset.train.label))
@@ -233,7 +237,7 @@ def build(
   task = CLASSIFICATION
   if dataset.ranking:
     task = retrieval(dataset.ranking)
-    _require_feature(specs, state, dataset, task.feature)
+    require_feature(specs, state.cohort, dataset, task.feature)
 
   augmentation = _make_augment(config.augment, dataset)
   views = _make_views(
@@ -248,9 +252,7 @@ def build(
     update_order=config.update_order,
     batch_norm_groups=config.batch_norm_groups,
   )
-  eval_batch_size = _round_up(
-    min(config.eval_batch_size, len(dataset.test.label)), sharding.batch_parts(mesh)
-  )
+  eval_batch_size = batch_size_of_evaluation(config, dataset, mesh)
   jitted_init = _jit_init(init, state, platform)
   batch = _batch_shapes(config.batch_size, dataset.train)
 
@@ -281,12 +283,30 @@ def build(
     program=program,
     state=state,
     train_step=train_step,
-    eval_step=make_eval_step(specs, method, mesh=mesh, task=task, **channels),
+    eval_step=make_eval_step(specs, method.predict, mesh=mesh, task=task, **channels),
     eval_batch_size=eval_batch_size,
     surveyor=Surveyor(specs, method, mesh=mesh, batch_size=eval_batch_size, **channels),
     max_steps_per_dispatch=config.steps_per_dispatch
     or MAX_STEPS_PER_DISPATCH.get(platform, 1),
   )
+
+
+def read_dataset(config: ConfigDict) -> Dataset:
+  """Reads the data set that a config names, of which it keeps and holds out some.
+
+  Raises:
+    ConfigError, DataError: one line about what is wrong.
+  """
+  with readable("data"):
+    whole = _component("data", "data", config.data)
+  few = keep_few(whole, config.examples_per_class, config.seed)
+  return hold_out(few, config.holdout, config.seed)
+
+
+def batch_size_of_evaluation(config: ConfigDict, dataset: Dataset, mesh: Mesh) -> int:
+  """Returns the examples of an evaluation batch, which devices can share evenly."""
+  most = min(config.eval_batch_size, len(dataset.test.label))
+  return _round_up(most, sharding.batch_parts(mesh))
 
 
 def _component(section_name: str, kind: str, section: ConfigDict) -> Any:
@@ -347,13 +367,16 @@ def _require_stable_index(
   )
 
 
-def _require_feature(
-  specs: Sequence[GroupSpec], state: TrainState, dataset: Dataset, feature: str
+def require_feature(
+  specs: Sequence[GroupSpec],
+  cohort: Mapping[str, Group],
+  dataset: Dataset,
+  feature: str,
 ) -> None:
   """Raises ConfigError for a network without the feature that is to be compared."""
   image = jax.ShapeDtypeStruct((1, *dataset.test.shape), jnp.uint8)
   forward = make_forward(specs, mean=dataset.mean, std=dataset.std)
-  outputs = jax.eval_shape(forward, state.cohort, image)
+  outputs = jax.eval_shape(forward, cohort, image)
   for name, output in outputs.groups.items():
     require(
       feature in output.features,

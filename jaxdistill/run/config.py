@@ -48,6 +48,7 @@ __all__ = [
   "apply_overrides",
   "augmentation",
   "check_config",
+  "completed",
   "component",
   "config_differences",
   "config_digest",
@@ -329,6 +330,39 @@ def call_in_file(named: ConfigFile, name: str) -> tuple[str, Any]:
     raise ConfigError(f"{where}: {error}: write {file}:ARGUMENT") from error
   with foreign(where, file), naming(where):
     return where, function(*given)
+
+
+def completed(recorded: Mapping[str, Any]) -> ConfigDict:
+  """Returns a recorded configuration, with defaults for keys that it does not have.
+
+  Args:
+    recorded: as it is in `config.json`, perhaps of a version with fewer keys.
+
+  Raises:
+    ConfigError: if it names a component that is not to be found.
+  """
+  config = ConfigDict(_as_tuples(recorded))
+  values = flatten(config)
+  for name, key in _known(config).items():
+    if name in values or key.optional or key.default is REQUIRED:
+      continue
+    *path, leaf = name.split(".")
+    section = config
+    for part in path:
+      if part not in section:
+        section[part] = ConfigDict()
+      section = section[part]
+    section[leaf] = key.default
+  return config
+
+
+def _as_tuples(value: Any) -> Any:
+  """Returns a value with tuples in place of the lists that JSON has."""
+  if isinstance(value, Mapping):
+    return {key: _as_tuples(part) for key, part in value.items()}
+  if isinstance(value, list):
+    return tuple(_as_tuples(part) for part in value)
+  return value
 
 
 # Checks.

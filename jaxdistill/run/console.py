@@ -1,6 +1,6 @@
 """What a run prints: a progress bar and tables on a terminal, plain lines elsewhere."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import re
 import time
@@ -27,7 +27,15 @@ def per_cent(fraction: float | None) -> str:
   return f"{100 * fraction:.2f}"
 
 
-def _number(value: float | None, percent: bool) -> str:
+def counted(number: int, noun: str) -> str:
+  """Returns "1 step", "2 steps"."""
+  if number != 1:
+    noun += "s"
+  return f"{number} {noun}"
+
+
+def number(value: float | None, percent: bool) -> str:
+  """Formats a number of an evaluation: as per cent, or with four digits."""
   if percent:
     return per_cent(value)
   return "-" if value is None else f"{value:.4f}"
@@ -78,6 +86,34 @@ class Console:
     start = time.perf_counter()
     yield
     self.say(f"{what} took {time.perf_counter() - start:.1f} s")
+
+  def show(self, table: Table) -> None:
+    """Prints a table."""
+    self._rich.print(table)
+
+  @contextlib.contextmanager
+  def counted(self, total: int, what: str) -> Iterator[Callable[[], None]]:
+    """Shows a progress bar while the block runs, if this is a terminal.
+
+    Args:
+      total: how many there are.
+      what: they are.
+
+    Yields:
+      What moves the bar by one.
+    """
+    columns = (
+      BarColumn(bar_width=20),
+      MofNCompleteColumn(),
+      TextColumn("{task.description}"),
+      TimeRemainingColumn(),
+      TextColumn("left"),
+    )
+    disabled = not self._rich.is_terminal
+    bar = Progress(*columns, console=self._rich, transient=True, disable=disabled)
+    with bar:
+      task = bar.add_task(what, total=total)
+      yield lambda: bar.advance(task)
 
   @contextlib.contextmanager
   def progress(self, done: int, total: int) -> Iterator[None]:
@@ -141,8 +177,8 @@ class Console:
     selecting = task.selecting
     shown = []
     for name, row in rows.items():
-      shown.append(f"{name} {_number(row[selecting.name], selecting.percent)}")
-    heading = _heading(selecting.heading, selecting.percent)
+      shown.append(f"{name} {number(row[selecting.name], selecting.percent)}")
+    heading = heading_of(selecting.heading, selecting.percent)
     self.say(
       f"step {step}/{total} epoch {epoch:.2f}  test {heading}  {'  '.join(shown)}"
       f"  ({_loss(loss)}, {_rate(images_per_second)})"
@@ -177,11 +213,11 @@ class Console:
         continue
       # The title names the one that has two columns.
       if measure is task.selecting:
-        headings += [_heading(which, measure.percent) for which in ("last", "best")]
+        headings += [heading_of(which, measure.percent) for which in ("last", "best")]
         headings.append("at step")
       else:
-        headings.append(_heading(measure.heading, measure.percent))
-    headings += [_heading(column, percent=True) for column in columns]
+        headings.append(heading_of(measure.heading, measure.percent))
+    headings += [heading_of(column, percent=True) for column in columns]
     for heading in headings:
       table.add_column(heading, justify="right")
 
@@ -202,14 +238,15 @@ class Console:
 
 
 def _loss(loss: float | None) -> str:
-  return f"loss {_number(loss, percent=False)}"
+  return f"loss {number(loss, percent=False)}"
 
 
 def _rate(images_per_second: float) -> str:
   return f"{images_per_second:,.0f} images/s"
 
 
-def _heading(name: str, percent: bool) -> str:
+def heading_of(name: str, percent: bool) -> str:
+  """Returns the heading of a column, with its unit."""
   return f"{name} %" if percent else name
 
 
@@ -220,8 +257,8 @@ def _cells(row: Mapping[str, Any], columns: Sequence[str], task: Task) -> list[s
   for measure in task.measures:
     if not measure.heading:
       continue
-    cells.append(_number(last[measure.name], measure.percent))
+    cells.append(number(last[measure.name], measure.percent))
     if measure is task.selecting:
-      cells += [_number(best[measure.name], measure.percent), str(best["step"])]
+      cells += [number(best[measure.name], measure.percent), str(best["step"])]
   cells += [per_cent(row.get(column)) for column in columns]
   return cells

@@ -14,7 +14,7 @@ from jaxdistill.core.types import PyTree
 from jaxdistill.errors import CheckpointError, ConfigError, reason
 from jaxdistill.inputs.normalize import normalize, to_float
 from jaxdistill.run import card, checkpoint, pretrained
-from jaxdistill.run.manifest import MANIFEST, are_channels
+from jaxdistill.run.manifest import MANIFEST, Damaged, are_channels, read
 from jaxdistill.run.pictures import read_picture
 
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -190,6 +190,25 @@ def members_of(run: Path) -> list[str]:
   return found
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+  """Returns what a run wrote beside the weights of a member, which are not read.
+
+  Args:
+    path: `members/<member>/best` or `last` of a run.
+
+  Raises:
+    CheckpointError: if it is damaged.
+  """
+  try:
+    contents = read(path)
+  except Damaged as error:
+    raise CheckpointError(
+      f"member {path} is damaged: {error}: use another one"
+    ) from error
+  _check(path, contents)
+  return contents
+
+
 def _load_file(path: Path, trust_code: bool) -> Member:
   """Loads an exported safetensors file; see `load`."""
   contents = card.find(path)
@@ -229,18 +248,7 @@ def _build(path: Path, manifest: dict[str, Any], trust_code: bool) -> Any:
   Raises:
     CheckpointError: if it describes none, or one from outside that is not trusted.
   """
-  for key, is_valid in _CHECKS.items():
-    if not is_valid(manifest.get(key)):
-      raise CheckpointError(
-        f"{path}: {key} in its manifest is {manifest.get(key)!r}, which no run "
-        "writes: use another member"
-      )
-  shape = manifest.get("image_shape")
-  if shape is not None and not _is_shape(shape):
-    raise CheckpointError(
-      f"{path}: image_shape in its manifest is {shape!r}, which no run writes: use "
-      "another member"
-    )
+  _check(path, manifest)
   keys = dict(manifest["model"])
   name = keys.pop("model")
   if ":" in name and not trust_code:
@@ -262,6 +270,22 @@ def _build(path: Path, manifest: dict[str, Any], trust_code: bool) -> Any:
       f"{path} describes a network that cannot be built ({reason(error)}): use "
       "another member, or the version that wrote it"
     ) from error
+
+
+def _check(path: Path, manifest: Mapping[str, Any]) -> None:
+  """Raises CheckpointError for a manifest, or a card, that no run writes."""
+  for key, is_valid in _CHECKS.items():
+    if not is_valid(manifest.get(key)):
+      raise CheckpointError(
+        f"{path}: {key} in its manifest is {manifest.get(key)!r}, which no run "
+        "writes: use another member"
+      )
+  shape = manifest.get("image_shape")
+  if shape is not None and not _is_shape(shape):
+    raise CheckpointError(
+      f"{path}: image_shape in its manifest is {shape!r}, which no run writes: use "
+      "another member"
+    )
 
 
 def _is_shape(value: Any) -> bool:

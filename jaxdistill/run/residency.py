@@ -115,7 +115,7 @@ def settle(
   splits = splits_of(experiment.dataset)
   changes: dict[str, Any] = {}
   for name in to_read:
-    split = _read_whole(name, splits[name], feeds, console, stop)
+    split = read_whole(name, splits[name], feeds, console, stop)
     if split is not None:
       changes[name] = split
 
@@ -147,14 +147,25 @@ def _described(split: Split | Streamed) -> str:
   return f"{count}, {in_units(bytes_of(split))}"
 
 
-def _read_whole(
+def read_whole(
   name: str,
   split: Split | Streamed,
   feeds: Feeds,
   console: Console,
   stop: Callable[[], bool],
 ) -> Split | None:
-  """Reads all images of a split; returns None if some process cannot read all."""
+  """Reads all images of a split; returns None if some process cannot read all.
+
+  Args:
+    name: of the split.
+    split: that is streamed.
+    feeds: to read it with.
+    console: says how long that took.
+    stop: whether the run is to stop.
+
+  Raises:
+    Stopped: if it is.
+  """
   assert isinstance(split, Streamed)
   image = np.empty((len(split.label), *split.shape), np.uint8)
   is_whole = True

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 import json
 from pathlib import Path
 import re
+import statistics
 from typing import Any, NamedTuple
 
 from jaxdistill.core import registry
@@ -22,8 +23,10 @@ from jaxdistill.run.config import (
   check_config,
   config_differences,
   config_digest,
+  network_keys,
 )
 from jaxdistill.run.config_files import STUDIES, find_config
+from jaxdistill.run.logs import read_metrics
 from jaxdistill.run.manifest import write_json
 from jaxdistill.run.workdir import read_record, versions
 
@@ -60,12 +63,16 @@ class Study(NamedTuple):
     seeds: of the runs of every row. The same seed has the same data, split, order and
       initial weights in all of them.
     about: what was asked, and under which conditions: text for the report.
+    references: names of rows that the report compares all others with, besides their
+      controls: those of an established method. Of rows of one method, a row is compared
+      with the one that has its control.
   """
 
   title: str
   rows: tuple[Row, ...]
   seeds: tuple[int, ...]
   about: str = ""
+  references: tuple[str, ...] = ()
 
 
 class Cell(NamedTuple):
@@ -150,6 +157,11 @@ def _check(where: str, study: Study) -> None:
     )
     require(row.name not in seen, f"{where}: there are two rows {row.name!r}")
     seen.add(row.name)
+  for name in study.references:
+    require(
+      name in seen,
+      f"{where}: the study's reference {name!r} is no row: it has {', '.join(seen)}",
+    )
   for row in study.rows:
     control_of(row, study)
 
@@ -261,43 +273,61 @@ def require_same_configs(cells: Sequence[Cell]) -> None:
 # Results.
 
 
-def write_results(study: Study, cells: Sequence[Cell], out: Path) -> Path:
-  """Writes `results.json`: what the finished cells have measured.
+class Results:
+  """The file `results.json` of a study: what its finished cells have measured."""
 
-  Args:
-    study: the grid.
-    cells: its runs.
-    out: folder of the study.
+  def __init__(self, study: Study, cells: Sequence[Cell], out: Path):
+    """Reads nothing yet.
 
-  Returns:
-    The file.
-  """
-  records = []
-  for cell in cells:
-    summary = cell.summary
-    if summary:
-      records.append(_record(cell, summary))
-  path = out / "results.json"
-  write_json(
-    path,
-    {
-      "title": study.title,
-      "about": study.about,
-      "rows": [_describe(row, study) for row in study.rows],
-      "cells": records,
-      "versions": versions(),
-    },
-  )
-  return path
+    Args:
+      study: the grid.
+      cells: its runs.
+      out: folder of the study.
+    """
+    self._study = study
+    self._cells = cells
+    self._path = out / "results.json"
+    # What a finished run says does not change: it is read once.
+    self._records: dict[str, dict[str, Any]] = {}
+
+  def write(self) -> Path:
+    """Writes the file, with the cells that have been finished by now; returns it."""
+    for cell in self._cells:
+      if cell.name in self._records:
+        continue
+      summary = cell.summary
+      if summary:
+        self._records[cell.name] = _record(cell, summary)
+    found = []
+    for cell in self._cells:
+      if cell.name in self._records:
+        found.append(self._records[cell.name])
+    write_json(
+      self._path,
+      {
+        "title": self._study.title,
+        "about": self._study.about,
+        "rows": [_describe(row, self._study) for row in self._study.rows],
+        "cells": found,
+        "versions": versions(),
+      },
+    )
+    return self._path
 
 
 def _describe(row: Row, study: Study) -> dict[str, Any]:
   """Returns what a report has to know of a row."""
+  cohort = {}
+  for name, group in row.config.cohort.items():
+    cohort[name] = {**network_keys(group), "members": group.members}
   return {
     "name": row.name,
     "method": row.config.method.name,
     "control": control_of(row, study).name,
+    "reference": row.name in study.references,
     "perturbed": bool(row.config.perturb.ops),
+    "cohort": cohort,
+    "data": row.config.data.name,
     "published": dict(row.published),
   }
 
@@ -320,8 +350,34 @@ def _record(cell: Cell, summary: Mapping[str, Any]) -> dict[str, Any]:
     "predictions": predictions,
     "steps": summary["steps"],
     "seconds": summary["seconds"],
+    "seconds_per_step": seconds_per_step(
+      read_metrics(cell.path / "metrics.jsonl"), cell.config.batch_size
+    ),
     "digest": summary["config_digest"],
   }
+
+
+def seconds_per_step(
+  lines: Sequence[Mapping[str, Any]], batch_size: int
+) -> float | None:
+  """Returns the time of a training step, the median of a run's training lines.
+
+  Args:
+    lines: of its metrics.
+    batch_size: images of a step.
+
+  Returns:
+    Seconds by the clock of the machine that trained, without compilation and
+    evaluation; None if no line tells a speed.
+  """
+  found = []
+  for line in lines:
+    speed = line.get("images_per_second")
+    if isinstance(speed, (int, float)) and speed > 0:
+      found.append(batch_size / speed)
+  if not found:
+    return None
+  return statistics.median(found)
 
 
 def select(cells: Sequence[Cell], patterns: Sequence[str]) -> Iterator[Cell]:

@@ -36,7 +36,7 @@ from jaxdistill.run.background import Stopped, wait_for
 from jaxdistill.run.build import Experiment, build
 from jaxdistill.run.checkpoint import Checkpoints, remove_partial
 from jaxdistill.run.config import ConfigDict, config_digest, network_keys
-from jaxdistill.run.console import Console, with_model
+from jaxdistill.run.console import Console, counted, with_model
 from jaxdistill.run.feed import Feed, Feeds, host_order, training_plans
 from jaxdistill.run.history import History, Window
 from jaxdistill.run.jax_settings import keep_programs, matmul_precision
@@ -617,8 +617,8 @@ class _Runner:
       groups.append(f"{spec.size} {with_model(spec.name, models[spec.name])}")
     cohort = " + ".join(groups)
     mesh = self._experiment.mesh
-    devices = _counted(mesh.size, f"{sharding.platform_of(mesh)} device")
-    steps = _counted(steps_per_dispatch, "step")
+    devices = counted(mesh.size, f"{sharding.platform_of(mesh)} device")
+    steps = counted(steps_per_dispatch, "step")
     return f"{cohort}, batch {self._batch_size}, {devices}, {steps} per dispatch"
 
   def _epoch_order(self, state: TrainState, epoch: int) -> jax.Array:
@@ -776,11 +776,6 @@ def _evaluated_splits(experiment: Experiment) -> dict[str, Split | Streamed]:
     assert experiment.dataset.holdout, "build has checked that"
     splits["holdout"] = experiment.dataset.holdout
   return splits
-
-
-def _counted(number: int, noun: str) -> str:
-  """Returns "1 step", "2 steps"."""
-  return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _flatten(rows: dict[str, Row]) -> dict[str, float]:

@@ -32,16 +32,15 @@ from jaxdistill.errors import (
 )
 from jaxdistill.run.assignments import assignments
 from jaxdistill.run.config_files import STUDIES, packaged_configs
-from jaxdistill.run.console import per_cent
+from jaxdistill.run.console import counted, per_cent
 from jaxdistill.run.signals import stop_on_signals
 from jaxdistill.run.study import (
   Cell,
-  Study,
+  Results,
   cells_of,
   load_study,
   require_same_configs,
   select,
-  write_results,
 )
 from jaxdistill.run.trainer import train
 
@@ -52,9 +51,9 @@ BEGUN = "begun"
 OPEN = "open"
 
 
-def _state(cell: Cell) -> str:
+def _state(cell: Cell, summary: Mapping[str, Any] | None) -> str:
   """Returns how far a cell has come."""
-  if cell.summary:
+  if summary:
     return DONE
   if (cell.path / "config.json").exists():
     return BEGUN
@@ -67,7 +66,7 @@ def _table(cells: Sequence[Cell]) -> str:
   lines = []
   for cell in cells:
     summary = cell.summary
-    line = f"{cell.name:<{width}}  {_state(cell)}"
+    line = f"{cell.name:<{width}}  {_state(cell, summary)}"
     if summary:
       line += f"   {_accuracies(summary)}"
     lines.append(line)
@@ -91,20 +90,19 @@ class _Run:
   """
 
   def __init__(
-    self, study: Study, cells: Sequence[Cell], out: Path, stop: Callable[[], bool]
+    self, cells: Sequence[Cell], done: int, results: Results, stop: Callable[[], bool]
   ):
     """Prepares; nothing is run yet.
 
     Args:
-      study: the grid.
       cells: those to run.
-      out: folder of the study.
+      done: number of those that had been run before.
+      results: is written after every cell.
       stop: whether to stop, see `train`.
     """
-    self._study = study
     self._cells = cells
-    self._all = cells_of(study, out)
-    self._out = out
+    self._done = done
+    self._results = results
     self._stop = stop
     self.failed: dict[str, str] = {}
     self.busy: list[str] = []
@@ -122,14 +120,14 @@ class _Run:
       TimeRemainingColumn(),
       TextColumn("left"),
     )
-    done = sum(1 for cell in self._cells if cell.summary)
+    total = self._done + len(self._cells)
     with Progress(*columns, transient=True) as progress:
-      task = progress.add_task("", total=len(self._cells), completed=done)
+      task = progress.add_task("", total=total, completed=self._done)
       for cell in self._cells:
-        if cell.summary:
-          continue
         progress.update(task, description=cell.name)
-        self._run_cell(cell, progress.console.print)
+        # Another process may have done it by now.
+        if not cell.summary:
+          self._run_cell(cell, progress.console.print)
         progress.advance(task)
 
   def _run_cell(self, cell: Cell, say: Callable[[str], None]) -> None:
@@ -153,7 +151,7 @@ class _Run:
       jax.clear_caches()
     seconds = time.perf_counter() - start
     say(f"{cell.name}: {_accuracies(summary)} ({seconds:.0f} s)")
-    write_results(self._study, self._all, self._out)
+    self._results.write()
 
 
 def _spawn(jobs: int, argv: Sequence[str]) -> int:
@@ -186,24 +184,27 @@ def _study(flags: argparse.Namespace, changes: Sequence[str]) -> None:
     return
   require_same_configs(cells)
   waiting = [cell for cell in cells if not cell.summary]
+  done = len(cells) - len(waiting)
   print(
-    f"{study.title}: {len(study.rows)} rows, {len(study.seeds)} seeds; "
-    f"{len(cells) - len(waiting)} of {len(cells)} cells are done"
+    f"{study.title}: {counted(len(study.rows), 'row')}, "
+    f"{counted(len(study.seeds), 'seed')}; {done} of {counted(len(cells), 'cell')} done"
   )
   if flags.dry_run:
     for cell in waiting:
       print(f"would run {cell.name} in {cell.path}")
     return
-  run = _Run(study, cells, out, stop_on_signals())
+  results = Results(study, cells_of(study, out), out)
+  run = _Run(waiting, done, results, stop_on_signals())
   run.run()
   out.mkdir(parents=True, exist_ok=True)
-  path = write_results(study, cells_of(study, out), out)
-  print(f"wrote {path}")
+  print(f"wrote {results.write()}")
   if run.busy:
-    print(f"{len(run.busy)} cells are with other processes: {', '.join(run.busy[:5])}")
+    busy = counted(len(run.busy), "cell")
+    print(f"{busy} left to other processes: {', '.join(run.busy[:5])}")
   if run.failed:
     name, why = next(iter(run.failed.items()))
-    raise DivergedError(f"{len(run.failed)} cells failed, the first is {name}: {why}")
+    failed = counted(len(run.failed), "cell")
+    raise DivergedError(f"{failed} failed, the first is {name}: {why}")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,9 +1,12 @@
 """A study: its file, fair controls, pairs of seeds, and what is kept of its cells."""
 
+import json
+
 import pytest
 
 from jaxdistill.errors import ConfigError
 from jaxdistill.run import study
+from jaxdistill.run.config import config_digest
 from jaxdistill.run.manifest import write_json
 from tests.helpers import runs
 
@@ -71,6 +74,7 @@ def test_the_control_has_the_same_perturbations(tmp_path):
     (PAIR + PAIR, "(0,)", "two rows 'alone'"),
     ('row("../x", "independent"),', "(0,)", "cannot name a row"),
     ("", "(0,)", "no rows"),
+    (PAIR, "(0,), references=('c',)", "reference 'c' is no row: it has alone, dml"),
     (PAIR, "()", "no seeds"),
     (PAIR, "(1, 1)", "a seed twice"),
   ],
@@ -120,6 +124,54 @@ def test_cells_that_were_begun_otherwise_are_named(tmp_path):
     ConfigError, match=r"\(dml/seed0\): batch_size: there 64, here 32"
   ):
     study.require_same_configs(changed)
+
+
+def finish(cell):
+  """Leaves what a finished run of a cell would, with two training lines."""
+  cell.path.mkdir(parents=True)
+  measured = {"last": {"top1": 0.5}, "best": {"top1": 0.6}}
+  summary = {
+    "members": {"net.0": {**measured, "model": "small.convnet"}},
+    "ensemble": measured,
+    "predictions": ["ensemble"],
+    "method": cell.config.method.name,
+    "steps": 2,
+    "seconds": 1.0,
+    "config_digest": config_digest(cell.config),
+  }
+  write_json(cell.path / "summary.json", summary)
+  lines = []
+  for step, speed in enumerate((64.0, 640.0), start=1):
+    line = {"step": step, "epoch": 0.0, "split": "train", "images_per_second": speed}
+    lines.append(json.dumps(line) + "\n")
+  (cell.path / "metrics.jsonl").write_text("".join(lines))
+
+
+def test_results_hold_what_a_report_needs_and_finished_cells_are_read_once(tmp_path):
+  found = load(tmp_path, PAIR + NOISY, "(0, 1), references=('dml',)")
+  cells = study.cells_of(found, tmp_path)
+  results = study.Results(found, cells, tmp_path)
+  finish(cells[0])
+  results.write()
+  # Whatever becomes of a run afterwards.
+  (cells[0].path / "summary.json").unlink()
+  finish(cells[1])
+  written = json.loads(results.write().read_text())
+
+  assert [cell["name"] for cell in written["cells"]] == ["alone/seed0", "dml/seed0"]
+  # Batches of 64 images in one second, and in a tenth of it.
+  assert written["cells"][0]["seconds_per_step"] == pytest.approx(0.55)
+  rows = {row["name"]: row for row in written["rows"]}
+  references = {name: row["reference"] for name, row in rows.items()}
+  assert references == {"alone": False, "dml": True, "noisy": False, "best": False}
+  assert rows["best"]["control"] == "noisy" and rows["best"]["perturbed"]
+  network = {"model": "small.convnet", "width": 4, "members": 2}
+  assert rows["best"]["cohort"] == {"net": network}
+  assert rows["best"]["data"] == "digits"
+
+
+def test_the_time_of_a_step_is_unknown_where_no_line_tells_a_speed():
+  assert study.seconds_per_step([{"step": 1}, {"images_per_second": None}], 64) is None
 
 
 @pytest.mark.parametrize("name", ["digits"])

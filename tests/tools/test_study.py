@@ -43,7 +43,7 @@ def test_done_cells_are_skipped_and_results_are_those_of_the_runs(
   capsys.readouterr()
   assert study.main([*command, "--dry-run"]) == 0
   said = capsys.readouterr().out
-  assert "2 of 4 cells are done" in said and "would run dml/seed1" in said
+  assert "2 of 4 cells done" in said and "would run dml/seed1" in said
   assert study.main(command) == 0
   assert summary.stat().st_mtime_ns == written
 
