@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from jaxdistill.core import registry
+from jaxdistill.core.method import variables_of
 from jaxdistill.engine.evaluate import make_forward
-from jaxdistill.engine.modules import variables_of
 from jaxdistill.errors import ConfigError
 from jaxdistill.run import study
 from jaxdistill.run.manifest import write_json
