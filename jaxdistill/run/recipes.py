@@ -61,6 +61,16 @@ IMAGENET_COHORTS = {
 }
 """Convolutional cohorts on ImageNet: name -> group -> its keys."""
 
+TOKEN_COHORTS = {
+  "vit_ceit": {
+    "ceit": {"model": "ceit.ceit_b"},
+    "vit": {"model": "vit.vit_b"},
+  },
+  "ceit": {"ceit": {"model": "ceit.ceit_b", "members": 2}},
+  "vim": {"vim": {"model": "vim.vim_s", "members": 2}},
+}
+"""Cohorts of `compared_on_tokens`: name -> group -> its keys."""
+
 _ALEXNET = {"model": "alexnet", "stem": "cifar"}
 _DENSENET = {"model": "densenet.densenet_bc100"}
 _RESNET = {"model": "resnet_cifar.resnet110"}
@@ -68,6 +78,7 @@ _VGG = {"model": "vgg.vgg19", "stem": "cifar"}
 
 CIFAR_PAIRS = {
   "resnet110": {"resnet110": {"members": 2, **_RESNET}},
+  "alexnet": {"alexnet": {"members": 2, **_ALEXNET}},
   "vgg19": {"vgg19": {"members": 2, **_VGG}},
   "densenet100": {"densenet100": {"members": 2, **_DENSENET}},
   "alexnet_vgg19": {"first": _ALEXNET, "second": _VGG},
@@ -122,6 +133,45 @@ def _competitive_sgd() -> ConfigDict:
   )
 
 
+def recipe_compared(dataset: str, method: str, **method_kwargs) -> ConfigDict:
+  """Returns the recipe of Competitive Distillation on a data set, without a cohort.
+
+  No member is perturbed yet: see `perturbed_as_in_the_text`.
+
+  Args:
+    dataset: "cifar10", "cifar100", "imagenet" or "market1501".
+    method: registry name.
+    **method_kwargs: keywords that differ from the method's defaults.
+
+  Raises:
+    ConfigError: for another data set.
+  """
+  require_choice(dataset=(dataset, ("cifar10", "cifar100", "imagenet", "market1501")))
+  if dataset == "market1501":
+    return _market1501(method, **method_kwargs)
+  if dataset == "imagenet":
+    return _imagenet(method, **method_kwargs)
+  return cifar(dataset, method, **method_kwargs)
+
+
+def _market1501(method: str, **method_kwargs) -> ConfigDict:
+  """Returns the recipe of Market-1501: see `market1501`."""
+  config = default("market1501", method, **method_kwargs)
+  config.optimizer = _competitive_sgd()
+  config.augment = augmentation("reid")
+  # The test split has more images than an epoch.
+  config.eval_every = "10 epochs"
+  return config
+
+
+def _imagenet(method: str, **method_kwargs) -> ConfigDict:
+  """Returns that of `imagenet` with the batch and learning rate of the paper."""
+  config = imagenet(method, **method_kwargs)
+  config.batch_size = 128
+  config.optimizer.learning_rate_per = 0
+  return config
+
+
 def compared_rows(
   methods: Sequence[str], cohorts: Collection[str] = tuple(CIFAR_COHORTS)
 ) -> tuple[str, ...]:
@@ -166,11 +216,7 @@ def market1501(row: str, methods: Sequence[str]) -> ConfigDict:
     ConfigError: for another cohort or method.
   """
   cohort, method = _read_row(row, MARKET_COHORTS, methods)
-  config = default("market1501", method)
-  config.optimizer = _competitive_sgd()
-  config.augment = augmentation("reid")
-  # The test split has more images than an epoch.
-  config.eval_every = "10 epochs"
+  config = _market1501(method)
   if method == methods[0]:
     config.perturb = perturbed_as_in_the_text()
   return _with_groups(config, MARKET_COHORTS[cohort])
@@ -187,13 +233,44 @@ def compared_on_imagenet(row: str, methods: Sequence[str]) -> ConfigDict:
     ConfigError: for another cohort or method.
   """
   cohort, method = _read_row(row, IMAGENET_COHORTS, methods)
-  config = imagenet(method)
-  # The paper states these.
-  config.batch_size = 128
-  config.optimizer.learning_rate_per = 0
+  config = _imagenet(method)
   if method == methods[0]:
     config.perturb = perturbed_as_in_the_text()
   return _with_groups(config, IMAGENET_COHORTS[cohort])
+
+
+def compared_on_tokens(
+  dataset: str, cohort: str, method: str, **method_kwargs
+) -> ConfigDict:
+  """Returns the recipe of transformers, or state space models, with such a cohort.
+
+  That of `transformer`, in batches of 128. On CIFAR there are 100 epochs and images are
+  resized to 224 pixels, on ImageNet 300 epochs. No member is perturbed yet.
+
+  Args:
+    dataset: "cifar10", "cifar100" or "imagenet".
+    cohort: of `TOKEN_COHORTS`.
+    method: registry name.
+    **method_kwargs: keywords that differ from the method's defaults.
+
+  Raises:
+    ConfigError: for another data set or cohort.
+  """
+  require_row(cohort, TOKEN_COHORTS)
+  no_decay = ("pos_layer_embed",)
+  if cohort == "vim":
+    no_decay = ("A_log", "A_b_log", "D", "D_b")
+  config = recipe_compared(dataset, method, **method_kwargs)
+  transformer(config, no_decay=no_decay)
+  keys: dict[str, Any] = {"drop_path": 0.1}
+  if dataset == "imagenet":
+    config.epochs = 300.0
+  else:
+    config.epochs = 100.0
+    keys["resize"] = 224
+  for name, network in TOKEN_COHORTS[cohort].items():
+    config.cohort[name] = group(**network, **keys)
+  return config
 
 
 def _read_row(

@@ -15,6 +15,8 @@ import statistics
 from typing import Any, NamedTuple
 
 from jaxdistill.core import registry
+from jaxdistill.engine.measures import MEASURES
+from jaxdistill.engine.retrieval import RATES
 from jaxdistill.errors import ConfigError, require
 from jaxdistill.run.config import (
   ConfigDict,
@@ -43,7 +45,9 @@ class Row(NamedTuple):
   Attributes:
     name: of the row, and of the folder of its cells.
     config: of its runs, but for the seed.
-    published: what the paper reports: member, group or prediction -> a fraction.
+    published: what the paper reports: member, group or prediction -> the fraction that
+      best weights are chosen by, top-1 or, of a retrieval, Rank-1. "METRIC/NAME", as
+      logs have it, is the value of another metric.
     control: name of the row that it is compared with; "" finds the one of independent
       members that have the same perturbations, networks and data.
   """
@@ -104,6 +108,15 @@ class Cell(NamedTuple):
     return found
 
 
+def from_per_cent(values: Mapping[str, float]) -> dict[str, float]:
+  """Returns the per cent of a paper's table as the fractions that `Row` wants.
+
+  Args:
+    values: name -> per cent.
+  """
+  return {name: round(value / 100, 6) for name, value in values.items()}
+
+
 def read_json_object(path: Path) -> dict[str, Any] | None:
   """Returns the table in a JSON file; None if there is none that can be read."""
   try:
@@ -162,8 +175,27 @@ def _check(where: str, study: Study) -> None:
       name in seen,
       f"{where}: the study's reference {name!r} is no row: it has {', '.join(seen)}",
     )
+    _check_published(where, row)
   for row in study.rows:
     control_of(row, study)
+
+
+def _check_published(where: str, row: Row) -> None:
+  """Raises ConfigError for a metric that there is not, and for per cent."""
+  known = {measure.name: measure for measure in (*MEASURES, *RATES)}
+  for key, value in row.published.items():
+    metric, named, _ = key.rpartition("/")
+    require(
+      not named or metric in known,
+      f"{where}: row {row.name}: {key!r} is published of no metric that there is: "
+      f"take one of {', '.join(known)}",
+    )
+    is_fraction = not named or known[metric].percent
+    require(
+      not is_fraction or 0 <= value <= 1,
+      f"{where}: row {row.name}: {value} is published of {key}, which is a fraction: "
+      "divide by 100, or see from_per_cent",
+    )
 
 
 def control_of(row: Row, study: Study) -> Row:
@@ -187,7 +219,9 @@ def control_of(row: Row, study: Study) -> Row:
     "is no row",
   )
   for other in study.rows:
-    if _is_control(other) and not _recipe_differences(row, other):
+    # Comparing whole recipes takes long, and most have other networks.
+    alike = set(other.config.cohort) == set(row.config.cohort)
+    if alike and _is_control(other) and not _recipe_differences(row, other):
       return other
   raise ConfigError(
     f"study {study.title!r}: row {row.name} has no control: add a row of independent "

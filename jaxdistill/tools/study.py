@@ -21,6 +21,8 @@ from rich.progress import (
   TimeRemainingColumn,
 )
 
+from jaxdistill.engine.measures import SELECTING
+from jaxdistill.engine.retrieval import RATES
 from jaxdistill.errors import (
   BusyError,
   DivergedError,
@@ -74,10 +76,12 @@ def _table(cells: Sequence[Cell]) -> str:
 
 
 def _accuracies(summary: Mapping[str, Any]) -> str:
-  """Returns the last accuracy of every member, in per cent."""
+  """Returns the last accuracy of every member, or its Rank-1, in per cent."""
   shown = []
   for name, row in summary["members"].items():
-    shown.append(f"{name} {per_cent(row['last'].get('top1'))}")
+    last = row["last"]
+    accuracy = last.get(SELECTING.name, last.get(RATES[0].name))
+    shown.append(f"{name} {per_cent(accuracy)}")
   return ", ".join(shown)
 
 

@@ -9,6 +9,8 @@ from jaxdistill.core import registry
 from jaxdistill.errors import ConfigError
 from jaxdistill.run.build import build
 from jaxdistill.run.config import load_config
+from jaxdistill.run.config_files import packaged_configs
+from jaxdistill.run.study import cells_of, load_study, select
 from tests.docs import pages
 from tests.helpers import runs
 
@@ -39,7 +41,7 @@ def config_arguments(page):
 
 def repository_files(page):
   """Files and folders of the repository that a page names in backquotes."""
-  roots = "jaxdistill|tests|benchmarks|docs|launch"
+  roots = "jaxdistill|tests|benchmarks|docs|launch|studies"
   return [
     text
     for text in pages.inline_code(page)
@@ -62,12 +64,40 @@ def anchors(page):
 
 
 def training_commands(page):
-  """Commands that train with a config file."""
+  """Commands that train with a config of the repository, by its path or its name."""
+  studies = study_commands(page)
+  found = []
+  for command in pages.commands(page):
+    path = config_of(command)
+    known = path.startswith("configs/") or path.partition(":")[0] in packaged_configs()
+    if command.module in TRAINING and command not in studies and known:
+      found.append(command)
+  return found
+
+
+def study_commands(page):
+  """Commands that run a study."""
+  found = []
+  for command in pages.commands(page):
+    if command.module == "jaxdistill" and command.arguments[:1] == ("study",):
+      found.append(command)
+  return found
+
+
+def config_of(command):
+  """What `--config` of a command is; "" without it."""
+  for argument in command.arguments:
+    if argument.startswith("--config="):
+      return argument.removeprefix("--config=")
+  return ""
+
+
+def overrides_of(command):
+  """The `key=value` of a command's `--config.key=value`."""
   return [
-    command
-    for command in pages.commands(page)
-    if command.module in TRAINING
-    and any(argument.startswith("--config=configs/") for argument in command.arguments)
+    argument.removeprefix("--config.")
+    for argument in command.arguments
+    if argument.startswith("--config.")
   ]
 
 
@@ -137,18 +167,18 @@ def test_anchors_name_headings(target):
 
 @pytest.mark.parametrize("command", every(training_commands))
 def test_training_commands_have_keys_that_exist(command, own_files, monkeypatch):
-  (path,) = [a for a in command.arguments if a.startswith("--config=")]
-  path = path.removeprefix("--config=")
-  overrides = [
-    argument.removeprefix("--config.")
-    for argument in command.arguments
-    if argument.startswith("--config.")
-  ]
   monkeypatch.chdir(runs.ROOT)
-  config = load_config(path, overrides)
+  config = load_config(config_of(command), overrides_of(command))
   # Where the data is at hand, or a user's own code takes part, everything is built.
   if config.data.name == "digits" or config.data.name.startswith("my_"):
     build(config)
+
+
+@pytest.mark.parametrize("command", every(study_commands))
+def test_studies_of_pages_are_valid_and_have_what_is_chosen(command, own_files):
+  found = load_study(config_of(command), overrides_of(command))
+  patterns = [a.removeprefix("--only=") for a in command.arguments if "--only=" in a]
+  assert list(select(cells_of(found, own_files), patterns))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=pages.name_of)

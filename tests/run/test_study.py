@@ -1,14 +1,20 @@
 """A study: its file, fair controls, pairs of seeds, and what is kept of its cells."""
 
+import functools
 import json
+import re
 
+import jax
 import pytest
 
+from jaxdistill.core import registry
+from jaxdistill.core.method import variables_of
+from jaxdistill.engine.evaluate import make_forward
 from jaxdistill.errors import ConfigError
 from jaxdistill.run import study
 from jaxdistill.run.config import config_digest
 from jaxdistill.run.manifest import write_json
-from tests.helpers import runs
+from tests.helpers import runs, toy
 
 HEAD = """
 from jaxdistill.run.config import group, perturbation
@@ -174,8 +180,97 @@ def test_the_time_of_a_step_is_unknown_where_no_line_tells_a_speed():
   assert study.seconds_per_step([{"step": 1}, {"images_per_second": None}], 64) is None
 
 
-@pytest.mark.parametrize("name", ["digits"])
-def test_those_of_the_package_can_be_read(name):
+@pytest.mark.parametrize(
+  "published, message",
+  [
+    ('{"net.0": 71.4}', "71.4 is published of net.0, which is a fraction"),
+    ('{"top5/net": 5.57}', "5.57 is published of top5/net"),
+    ('{"topp/net": 0.5}', "'topp/net' is published of no metric that there is"),
+  ],
+)
+def test_what_is_published_is_a_fraction_of_a_known_metric(
+  tmp_path, published, message
+):
+  with pytest.raises(ConfigError, match=message):
+    load(tmp_path, f'row("alone", "independent", published={published}),')
+  known = '{"net.0": 0.714, "nll/net": 1.2, "rank1/net": 1.0}'
+  load(tmp_path, f'row("alone", "independent", published={known}),')
+  assert study.from_per_cent({"net": 71.45}) == {"net": 0.7145}
+
+
+# Those of the package.
+
+STUDIES = sorted((runs.ROOT / "studies").glob("*.py"))
+
+
+def arguments(path):
+  """What a study can be told: its ARGUMENTS, or nothing."""
+  return getattr(registry.load_file(str(path)), "ARGUMENTS", ())
+
+
+NAMES = []
+for path in STUDIES:
+  names = [f"{path.stem}:{argument}" for argument in arguments(path)]
+  NAMES += names or [path.stem]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_study_is_valid_and_published_values_have_their_place(name):
   found = study.load_study(name)
-  assert len(found.seeds) >= 5
-  assert (runs.ROOT / "studies" / f"{name}.py").exists()
+  assert len(found.seeds) >= 3
+  for row in found.rows:
+    _check_controls(row, found)
+    for key in row.published:
+      named = key.rpartition("/")[2]
+      group, _, member = named.partition(".")
+      if group in row.config.cohort:
+        assert not member or int(member) < row.config.cohort[group].members, key
+      else:
+        assert named in predictions(row.config.method.name), key
+
+
+def _check_controls(row, found):
+  """A row and its control have the same networks, data and perturbations."""
+  control = study.control_of(row, found)
+  assert control.config.perturb == row.config.perturb
+  assert control.config.data == row.config.data
+  for name, section in row.config.cohort.items():
+    members = min(section.members, control.config.cohort[name].members)
+    mine, theirs = section.to_dict(), control.config.cohort[name].to_dict()
+    assert {**mine, "members": members} == {**theirs, "members": members}
+  if row.config.perturb.ops:
+    unperturbed = [
+      other
+      for other in found.rows
+      if not other.config.perturb.ops and study.control_of(other, found) is other
+    ]
+    assert any(other.config.cohort == row.config.cohort for other in unperturbed)
+
+
+@functools.cache
+def predictions(method):
+  """Names of what a method predicts beside its members."""
+  method = registry.resolve("methods", method)
+  trial = toy.Trial(method, toy.cohort("same"))
+  run = make_forward(trial.specs, mean=toy.MEAN, std=toy.STD, evaluated=True)
+
+  def predict(state, image):
+    modules = variables_of(state.method.modules, evaluated=True)
+    outputs = run(state.cohort, image)
+    return method.predict(modules, state.method.memory, outputs)
+
+  return set(jax.eval_shape(predict, trial.initial, toy.data()[0][:2]))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_study_says_how_to_run_it(path):
+  docstring = path.read_text().split('"""')[1]
+  assert "python -m jaxdistill study --config=" in docstring
+  assert re.search(rf"(--config|NAME)={path.stem}\b", docstring)
+  first = next(iter(arguments(path)), None)
+  if first is not None:
+    # The first one is the default.
+    title = study.load_study(path.stem).title
+    assert title == study.load_study(f"{path.stem}:{first}").title
+    with pytest.raises(ConfigError, match="must be one of .*, got 'no_such_table'$"):
+      study.load_study(f"{path.stem}:no_such_table")
