@@ -14,7 +14,7 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 """Samples that an interval is made from."""
 
-MIN_SEEDS = 3
+MIN_SEEDS = 5
 """Pairs below which nothing is said to be better or worse."""
 
 BETTER = "better"

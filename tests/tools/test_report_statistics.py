@@ -46,20 +46,20 @@ def test_an_interval_agrees_with_the_normal_one_for_many_seeds():
 @pytest.mark.parametrize(
   "differences, verdict",
   [
-    ((0.1, 0.2, 0.3), statistics.BETTER),
-    ((-0.1, -0.2, -0.3), statistics.WORSE),
-    ((-0.1, 0.2, 0.3), statistics.UNDECIDED),
-    # Two seeds are too few, whatever they say.
-    ((0.1, 0.2), statistics.UNDECIDED),
+    ((0.1, 0.2, 0.3, 0.2, 0.1), statistics.BETTER),
+    ((-0.1, -0.2, -0.3, -0.2, -0.1), statistics.WORSE),
+    ((-0.1, 0.2, 0.3, -0.2, 0.1), statistics.UNDECIDED),
+    # Four seeds are too few, whatever they say.
+    ((0.1, 0.2, 0.3, 0.2), statistics.UNDECIDED),
     ((0.1,), statistics.UNDECIDED),
     ((), statistics.UNDECIDED),
     # No difference at all.
-    ((0.0, 0.0, 0.0, 0.0), statistics.UNDECIDED),
+    ((0.0, 0.0, 0.0, 0.0, 0.0), statistics.UNDECIDED),
     # The same one under every seed, which has no spread.
-    ((0.1, 0.1, 0.1), statistics.BETTER),
+    ((0.1, 0.1, 0.1, 0.1, 0.1), statistics.BETTER),
   ],
 )
-def test_a_verdict_takes_an_interval_without_zero_and_three_seeds(differences, verdict):
+def test_a_verdict_takes_an_interval_without_zero_and_five_seeds(differences, verdict):
   found = statistics.paired_difference(
     seeded(*differences), seeded(*[0.0] * len(differences))
   )
