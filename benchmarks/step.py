@@ -54,6 +54,8 @@ class Variant(NamedTuple):
   steps: int
   """Steps of a dispatch."""
   compile_seconds: float
+  program: str = ""
+  """What XLA made of it."""
 
 
 class Round(NamedTuple):
@@ -135,7 +137,7 @@ def jax_variant(config, name):
     state, metrics = compiled(state, data, order)
     jax.block_until_ready((state, metrics))
 
-  return Variant(run, int(steps), seconds)
+  return Variant(run, int(steps), seconds, compiled.as_text())
 
 
 def work(config, name):
