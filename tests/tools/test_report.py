@@ -123,7 +123,7 @@ def test_differences_verdicts_and_ensembles(written):
   # Means of 0.03 and 0.03 against 0.01 and 0.03 above the level of the seed.
   fair = lines["rivals", "alone+"]
   assert float(fair["difference"]) == pytest.approx(0.01)
-  assert float(fair["interval_low"]) == pytest.approx(0.01)
+  assert float(fair["ci_low"]) == pytest.approx(0.01)
   assert (fair["verdict"], fair["n"], fair["ahead"]) == ("better", "5", "5")
   undecided = lines["peers", "alone"]
   # Half a point up in three seeds, and down in two.
