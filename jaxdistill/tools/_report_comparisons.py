@@ -238,7 +238,7 @@ def _verdict_part(
     Column("as", "which is"),
     Column("verdict", "verdict", _with_sign, is_text=True),
     Column("difference", "difference, points", points),
-    Column("interval", f"{100 * LEVEL:.0f} % interval", _interval, ("low", "high")),
+    Column("ci", f"{100 * LEVEL:.0f} % interval", _interval, ("low", "high")),
     Column("n", "n", whole),
     Column("ahead", "seeds ahead", whole),
   )

@@ -417,12 +417,12 @@ def matrices(theme: Theme, panels: Sequence[Matrix], *, bar: str) -> Figure:
     bar: label of the scale.
   """
   figure, axes = _grid(len(panels), height=3.0)
-  lowest = min(float(np.min(panel.values)) for panel in panels)
+  squares = [_without_diagonal(panel.values) for panel in panels]
+  lowest = min(float(np.nanmin(values, initial=1.0)) for values in squares)
   # Less than this difference is none that a colour should tell.
   lowest = min(lowest, 0.9)
   image = None
-  for ax, panel in zip(axes, panels, strict=True):
-    values = np.asarray(panel.values)
+  for ax, panel, values in zip(axes, panels, squares, strict=True):
     image = ax.imshow(values, cmap="cividis", vmin=lowest, vmax=1)
     ax.set_title(panel.title)
     places = range(len(panel.names))
@@ -440,10 +440,19 @@ def matrices(theme: Theme, panels: Sequence[Matrix], *, bar: str) -> Figure:
   return figure
 
 
+def _without_diagonal(values: Sequence[Sequence[float]]) -> np.ndarray:
+  """Returns a matrix with gaps where a member would be compared with itself."""
+  square = np.array(values, float)
+  np.fill_diagonal(square, np.nan)
+  return square
+
+
 def _write_numbers(ax: Axes, values: np.ndarray, lowest: float) -> None:
   """Writes each value of a matrix into its square."""
   middle = (lowest + 1) / 2
   for (row, column), value in np.ndenumerate(values):
+    if np.isnan(value):
+      continue
     color = "#ffffff"
     if value > middle:
       color = "#000000"

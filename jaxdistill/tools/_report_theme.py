@@ -101,7 +101,8 @@ def _render(draw: Draw, theme: Theme, **options: Any) -> bytes:
   return file.getvalue()
 
 
-def _settings(theme: Theme) -> dict[str, Any]:
+def _settings(theme: Theme) -> Any:
+  """Returns matplotlib's settings: a table of names and values."""
   return {
     "svg.hashsalt": "jaxdistill",
     "svg.fonttype": "path",

@@ -123,7 +123,7 @@ def test_differences_verdicts_and_ensembles(written):
   # Means of 0.03 and 0.03 against 0.01 and 0.03 above the level of the seed.
   fair = lines["rivals", "alone+"]
   assert float(fair["difference"]) == pytest.approx(0.01)
-  assert float(fair["interval_low"]) == pytest.approx(0.01)
+  assert float(fair["ci_low"]) == pytest.approx(0.01)
   assert (fair["verdict"], fair["n"], fair["ahead"]) == ("better", "5", "5")
   undecided = lines["peers", "alone"]
   # Half a point up in three seeds, and down in two.
@@ -166,8 +166,9 @@ def test_a_missing_seed_leaves_the_pair_out(tmp_path):
   reports.write_study(folder, found["rows"], kept)
   results = read_results(folder)
   (part, _) = comparisons.verdict_parts(results)
-  lines = {line[0]: line for line in part.table.rows}
-  assert lines["rivals"][3] == "not told apart"
+  lines = {(line[0], line[1]): line for line in part.table.rows}
+  assert lines["rivals", "alone+"][3] == "not told apart"
+  assert lines["rivals", "alone"][3] == "better"
   assert report.lead(results)[1].endswith("11 finished runs of 40 steps, 1 missing.")
 
 
