@@ -253,7 +253,7 @@ def _place(tf: Any, height: Any, width: Any, draw: Any, reading: Reading) -> _Pl
     return _centre(tf, height, width, reading)
   region = tf.stack([0, 0, height, width])
   if reading.crop == "random":
-    region = _random_region(tf, height, width, draw, reading)
+    region = random_region(tf, height, width, draw, reading)
   else:
     agrees = tf.logical_and(height == reading.height, width == reading.width)
     with tf.control_dependencies([_require(tf, agrees, [height, width])]):
@@ -297,9 +297,7 @@ def _covering(tf: Any, height: Any, width: Any, reading: Reading) -> tuple[Any, 
   return resized_height, resized_width
 
 
-def _random_region(
-  tf: Any, height: Any, width: Any, draw: Any, reading: Reading
-) -> Any:
+def random_region(tf: Any, height: Any, width: Any, draw: Any, reading: Reading) -> Any:
   """Returns [top, left, height, width] of a random resized crop.
 
   The first of ten draws that lies in the image; if none does, the largest region in the
