@@ -52,7 +52,8 @@ _KERNELS = {
   "bicubic": _Kernel("keyscubic", radius=2, overshoots=True),
 }
 
-# JPEG's colours lack neighbours at the edge of a part; and for rounding.
+# Pixels of a part beyond what is interpolated: at its edge, a JPEG's colours lack their
+# neighbours, and places are rounded.
 _MARGIN = 3
 
 
@@ -302,6 +303,13 @@ def random_region(tf: Any, height: Any, width: Any, draw: Any, reading: Reading)
 
   The first of ten draws that lies in the image; if none does, the largest region in the
   middle whose ratio is allowed.
+
+  Args:
+    tf: TensorFlow.
+    height: i32[] of the image.
+    width: i32[] likewise.
+    draw: i64[] number of the draw, by which the region is drawn.
+    reading: for the ratio of the output.
   """
   full_height = tf.cast(height, tf.float32)
   full_width = tf.cast(width, tf.float32)
