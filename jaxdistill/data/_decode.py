@@ -32,7 +32,29 @@ _AREA = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
 
-_KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}
+
+class _Kernel(NamedTuple):
+  """How pixels are interpolated.
+
+  Attributes:
+    name: of the kernel in TensorFlow.
+    radius: pixels that it reaches, of those that an axis is averaged to.
+    overshoots: whether it goes beyond the range of the pixels.
+  """
+
+  name: str
+  radius: int
+  overshoots: bool
+
+
+_KERNELS = {
+  "bilinear": _Kernel("triangle", radius=1, overshoots=False),
+  "bicubic": _Kernel("keyscubic", radius=2, overshoots=True),
+}
+
+# Pixels of a part beyond what is interpolated: at its edge, a JPEG's colours lack their
+# neighbours, and places are rounded.
+_MARGIN = 3
 
 
 class Reading(NamedTuple):
@@ -70,22 +92,21 @@ def make_decoder(reading: Reading) -> Callable[[Any, Any], Any]:
   tf = import_tensorflow()
 
   def decode(content: Any, draw: Any) -> Any:
+    def of_jpeg() -> tuple[Any, ...]:
+      height, width = _jpeg_size(tf, content)
+      place = _place(tf, height, width, draw, reading)
+      return _jpeg(tf, content, place.region), *place[1:]
+
+    def of_others() -> tuple[Any, ...]:
+      # They have to be decoded before their size is known.
+      height, width, decoded = _with_size(tf, _other(tf, content))
+      place = _place(tf, height, width, draw, reading)
+      return _cropped(tf, decoded, place.region), *place[1:]
+
     is_jpeg = _starts_with(tf, content, _JPEG)
-    # What is no JPEG image has to be decoded before its size is known.
-    height, width, decoded = tf.cond(
-      is_jpeg,
-      lambda: (*_jpeg_size(tf, content), tf.zeros([0, 0, 3], tf.uint8)),
-      lambda: _with_size(tf, _other(tf, content)),
-    )
-    region = tf.stack([0, 0, height, width])
-    if reading.crop == "random":
-      region = _random_region(tf, height, width, draw, reading)
-    pixels = tf.cond(
-      is_jpeg,
-      lambda: _jpeg(tf, content, region),
-      lambda: _cropped(tf, decoded, region),
-    )
-    pixels = _resized(tf, pixels, reading)
+    pixels, scale, translation = tf.cond(is_jpeg, of_jpeg, of_others)
+    if reading.crop != "none":
+      pixels = _resized(tf, pixels, scale, translation, reading)
     pixels.set_shape([reading.height, reading.width, 3])
     return pixels
 
@@ -154,7 +175,13 @@ def _small_enough(tf: Any, height: Any, width: Any) -> Any:
   # The product may have more than 32 bits.
   pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
   within = tf.logical_and(tf.minimum(height, width) > 0, pixels <= MAX_PIXELS)
-  return tf.debugging.Assert(within, [height, width])
+  return _require(tf, within, [height, width])
+
+
+def _require(tf: Any, condition: Any, told: list[Any]) -> Any:
+  """Returns an operation that fails unless a condition holds."""
+  # The one of `tf.debugging` puts a branch around it, which takes longer.
+  return tf.raw_ops.Assert(condition=condition, data=told)
 
 
 def _decode_with_pillow(content: bytes) -> np.ndarray:
@@ -207,13 +234,82 @@ def size_of(content: bytes) -> tuple[int, int]:
 # Cropping.
 
 
-def _random_region(
-  tf: Any, height: Any, width: Any, draw: Any, reading: Reading
-) -> Any:
+class _Place(NamedTuple):
+  """The part of an image that is needed, and how it is brought to the size.
+
+  Attributes:
+    region: i32[4] top, left, height and width of the part.
+    scale: f32[2] of the two axes.
+    translation: f32[2] of the part after scaling, in pixels of the output.
+  """
+
+  region: Any
+  scale: Any
+  translation: Any
+
+
+def _place(tf: Any, height: Any, width: Any, draw: Any, reading: Reading) -> _Place:
+  """Returns what is needed of an image of some height and width."""
+  if reading.crop == "centre":
+    return _centre(tf, height, width, reading)
+  region = tf.stack([0, 0, height, width])
+  if reading.crop == "random":
+    region = random_region(tf, height, width, draw, reading)
+  else:
+    agrees = tf.logical_and(height == reading.height, width == reading.width)
+    with tf.control_dependencies([_require(tf, agrees, [height, width])]):
+      region = tf.identity(region)
+  size = tf.constant([reading.height, reading.width], tf.float32)
+  scale = size / tf.cast(region[2:], tf.float32)
+  return _Place(region, scale=scale, translation=tf.zeros([2]))
+
+
+def _centre(tf: Any, height: Any, width: Any, reading: Reading) -> _Place:
+  """Returns the middle of an image, with what interpolation takes from around it."""
+  full = tf.stack([height, width])
+  covering = tf.stack(_covering(tf, height, width, reading))
+  size = tf.constant([reading.height, reading.width])
+  scale = tf.cast(covering, tf.float32) / tf.cast(full, tf.float32)
+  # As torchvision rounds it: halves to the even side.
+  offset = tf.round(tf.cast(covering - size, tf.float32) / 2)
+
+  reach = _KERNELS[reading.interpolation].radius * tf.maximum(1 / scale, 1) + _MARGIN
+  first = tf.floor(offset / scale - reach)
+  last = tf.math.ceil((offset + tf.cast(size, tf.float32)) / scale + reach)
+  start = tf.maximum(tf.cast(first, tf.int32), 0)
+  stop = tf.minimum(tf.cast(last, tf.int32), full)
+  region = tf.concat([start, stop - start], axis=0)
+  translation = tf.cast(start, tf.float32) * scale - offset
+  return _Place(region, scale=scale, translation=translation)
+
+
+def _covering(tf: Any, height: Any, width: Any, reading: Reading) -> tuple[Any, Any]:
+  """Returns the size of an image that covers the box which the crop is taken from."""
+  shorter = min(reading.height, reading.width)
+  box_height = round(reading.height * reading.resize / shorter)
+  box_width = round(reading.width * reading.resize / shorter)
+  # Whole numbers, rounded down as torchvision does it.
+  scaled_width = tf.maximum(width * box_height // height, box_width)
+  scaled_height = tf.maximum(height * box_width // width, box_height)
+  # The side that comes first to its end is met exactly.
+  is_wide = width * box_height >= height * box_width
+  resized_height = tf.where(is_wide, box_height, scaled_height)
+  resized_width = tf.where(is_wide, scaled_width, box_width)
+  return resized_height, resized_width
+
+
+def random_region(tf: Any, height: Any, width: Any, draw: Any, reading: Reading) -> Any:
   """Returns [top, left, height, width] of a random resized crop.
 
   The first of ten draws that lies in the image; if none does, the largest region in the
   middle whose ratio is allowed.
+
+  Args:
+    tf: TensorFlow.
+    height: i32[] of the image.
+    width: i32[] likewise.
+    draw: i64[] number of the draw, by which the region is drawn.
+    reading: for the ratio of the output.
   """
   full_height = tf.cast(height, tf.float32)
   full_width = tf.cast(width, tf.float32)
@@ -255,69 +351,31 @@ def _random_region(
 # Resizing.
 
 
-def _resized(tf: Any, pixels: Any, reading: Reading) -> Any:
-  """Brings decoded pixels to the size that is read."""
-  height, width, _ = tf.unstack(tf.shape(pixels))
-  if reading.crop == "none":
-    agrees = tf.logical_and(height == reading.height, width == reading.width)
-    with tf.control_dependencies([tf.debugging.Assert(agrees, [height, width])]):
-      return tf.identity(pixels)
-
-  resized_height = tf.constant(reading.height)
-  resized_width = tf.constant(reading.width)
-  if reading.crop == "centre":
-    resized_height, resized_width = _covering(tf, height, width, reading)
-  pixels = _resize_first_axis(tf, pixels, resized_height, reading.height, reading)
-  pixels = tf.transpose(pixels, [1, 0, 2])
-  pixels = _resize_first_axis(tf, pixels, resized_width, reading.width, reading)
-  # Bicubic interpolation goes beyond the range.
-  pixels = tf.clip_by_value(tf.round(pixels), 0, 255)
-  return tf.transpose(tf.cast(pixels, tf.uint8), [1, 0, 2])
-
-
-def _covering(tf: Any, height: Any, width: Any, reading: Reading) -> tuple[Any, Any]:
-  """Returns the size of an image that covers the box which the crop is taken from."""
-  shorter = min(reading.height, reading.width)
-  box_height = round(reading.height * reading.resize / shorter)
-  box_width = round(reading.width * reading.resize / shorter)
-  # Whole numbers, rounded down as torchvision does it.
-  scaled_width = tf.maximum(width * box_height // height, box_width)
-  scaled_height = tf.maximum(height * box_width // width, box_height)
-  # The side that comes first to its end is met exactly.
-  is_wide = width * box_height >= height * box_width
-  resized_height = tf.where(is_wide, box_height, scaled_height)
-  resized_width = tf.where(is_wide, scaled_width, box_width)
-  return resized_height, resized_width
-
-
-def _resize_first_axis(
-  tf: Any, pixels: Any, resized: Any, size: int, reading: Reading
+def _resized(
+  tf: Any, pixels: Any, scale: Any, translation: Any, reading: Reading
 ) -> Any:
-  """Resizes the first of three axes, of which only the middle is computed.
-
-  An axis at a time, with all that is behind it as channels, takes less than half of the
-  time that both at once do, and gives the same numbers.
+  """Brings a part of an image to the size that is read.
 
   Args:
     tf: TensorFlow.
-    pixels: [length, others, 3].
-    resized: length that the axis is resized to.
-    size: length of the middle that is returned.
-    reading: for the interpolation.
+    pixels: uint8[height, width, 3] of the part.
+    scale: as in `_Place`.
+    translation: likewise.
+    reading: for the size and the interpolation.
 
   Returns:
-    float32[size, others, 3].
+    uint8[H, W, 3].
   """
-  length, others, channels = tf.unstack(tf.shape(pixels))
-  scale = tf.cast(resized, tf.float32) / tf.cast(length, tf.float32)
-  # As torchvision rounds it: halves to the even side.
-  offset = tf.round(tf.cast(resized - size, tf.float32) / 2)
-  rows = tf.raw_ops.ScaleAndTranslate(
-    images=tf.reshape(pixels, [1, length, 1, others * channels]),
-    size=[size, 1],
-    scale=tf.stack([scale, 1.0]),
-    translation=tf.stack([-offset, 0.0]),
-    kernel_type=_KERNELS[reading.interpolation],
+  kernel = _KERNELS[reading.interpolation]
+  resized = tf.raw_ops.ScaleAndTranslate(
+    images=pixels[None],
+    size=[reading.height, reading.width],
+    scale=scale,
+    translation=translation,
+    kernel_type=kernel.name,
     antialias=True,
   )
-  return tf.reshape(rows, [size, others, channels])
+  resized = tf.round(resized[0])
+  if kernel.overshoots:
+    resized = tf.clip_by_value(resized, 0, 255)
+  return tf.cast(resized, tf.uint8)

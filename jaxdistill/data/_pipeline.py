@@ -21,7 +21,7 @@ from jaxdistill.data._tensorflow import import_tensorflow
 from jaxdistill.errors import DataError, describe, reason
 
 # Changes with the pixels that are read from the same files.
-_VERSION = 1
+_VERSION = 2
 
 # Of rows whose bytes are fetched together, of batches that wait.
 _CHUNK = 16

@@ -25,6 +25,9 @@ from jaxdistill.inputs.perturb import unmixed
 _GAP = 6
 _TILE = 96
 
+# Side of CIFAR's images.
+_DIGIT = 32
+
 
 def contact_sheet(
   images: np.ndarray, ops: Mapping[str, Op], key: jax.Array, scale: int | None = None
@@ -78,10 +81,24 @@ def _draw(rows: Mapping[str, np.ndarray], scale: int) -> Image.Image:
 
 
 def _read(path: str) -> Dataset:
-  """Returns the data set of an npz file, or scikit-learn's digits."""
+  """Returns the data set of an npz file, or scikit-learn's digits, enlarged."""
   if path:
     return registry.resolve("data", "npz", path=path)
-  return registry.resolve("data", "digits")
+  dataset = registry.resolve("data", "digits")
+  return dataset._replace(train=_enlarged(dataset.train), test=_enlarged(dataset.test))
+
+
+def _enlarged(split: Split) -> Split:
+  """Returns a split of few pixels in the size that default strengths are made for.
+
+  Of 8 pixels, cutout leaves nothing, and padding by 4 moves half of them out of sight.
+  """
+  size = (_DIGIT, _DIGIT)
+  images = []
+  for pixels in split.image:
+    image = Image.fromarray(np.asarray(pixels))
+    images.append(np.asarray(image.resize(size, Image.Resampling.BICUBIC)))
+  return split._replace(image=np.stack(images))
 
 
 def perturbations(dataset: Dataset) -> dict[str, Op]:

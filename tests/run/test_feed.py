@@ -1,5 +1,6 @@
 """Which batches are read, by whom, and how reading ahead ends."""
 
+import hashlib
 import itertools
 import re
 import threading
@@ -7,10 +8,13 @@ import time
 
 import jax
 import numpy as np
+from PIL import Image
 import pytest
+from sklearn.datasets import load_sample_images
 
 from jaxdistill.core.types import TrainState
 from jaxdistill.data import Dataset, Images, Split, Streamed
+from jaxdistill.data.folder import folder
 from jaxdistill.engine import sharding
 from jaxdistill.engine.evaluate import evaluate
 from jaxdistill.engine.measures import CLASSIFICATION
@@ -307,6 +311,70 @@ def test_a_feed_that_is_closed_leaves_no_thread(feeds):
   assert len(reader.requests) <= 4
   running.close()
   assert threading.active_count() == before
+
+
+# Batches of files.
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+  """Twenty JPEG files for training and two for the test, parts of a photograph."""
+  root = tmp_path_factory.mktemp("photographs")
+  photograph = Image.fromarray(load_sample_images().images[0])
+  for number in range(COUNT + 2):
+    split = "train" if number < COUNT else "val"
+    folder = root / split / str(number % 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    left, top = 20 * number, 10 * number
+    part = photograph.crop((left, top, left + 48, top + 40))
+    part.save(folder / f"{number:02d}.jpg", quality=90)
+  return root
+
+
+WHOLE = (np.arange(BATCH),)
+
+
+def hashes(photographs, planned, parts=WHOLE, **keys):
+  """The SHA-256 of every batch, whose parts are read by a process each."""
+  pixels = []
+  for rows in parts:
+    pytest.importorskip("tensorflow")
+    train = folder(dir=str(photographs), statistics="imagenet", **keys).train
+    requests = [feed.request_of(train, plan, rows) for plan in planned]
+    pixels.append([images.image for images in train.reader.batches(requests)])
+  found = []
+  for batch in zip(*pixels, strict=True):
+    found.append(hashlib.sha256(np.concatenate(batch).tobytes()).hexdigest())
+  return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [{"size": "16"}, {"size": "16", "crop": "centre"}])
+def test_a_batch_of_files_has_the_same_hash_whoever_reads_it(photographs, keys):
+  whole = hashes(photographs, plans(0, 7), **keys)
+  assert len(set(whole)) == 7
+  two = (np.arange(4), np.arange(4, BATCH))
+  assert hashes(photographs, plans(0, 7), two, **keys) == whole
+  # Gone on with in the middle of an epoch, by another number of threads.
+  assert hashes(photographs, plans(3, 7), threads=3, **keys) == whole[3:]
+  assert hashes(photographs, plans(5, 7), two, threads=1, **keys) == whole[5:]
+
+
+@pytest.mark.slow
+def test_resident_batches_of_files_have_the_hashes_of_streamed_ones(photographs):
+  keys = {"size": "16", "crop": "centre"}
+  pytest.importorskip("tensorflow")
+  train = folder(dir=str(photographs), statistics="imagenet", **keys).train
+  assert residency.fitting({"train": train}, 10**9) == ["train"]
+  # As it is read once, in batches of another size.
+  everything = np.arange(7)
+  covering = list(feed.covering_plans(COUNT, 7))
+  requests = [feed.request_of(train, plan, everything) for plan in covering]
+  resident = np.concatenate([images.image for images in train.reader.batches(requests)])
+  expected = []
+  for plan in plans(0, 7):
+    expected.append(hashlib.sha256(resident[plan.index].tobytes()).hexdigest())
+  assert hashes(photographs, plans(0, 7), **keys) == expected
 
 
 # What becomes resident.
