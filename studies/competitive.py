@@ -56,7 +56,7 @@ has 76.09 here and 76.05 in Table 2.
 from jaxdistill.errors import require_choice
 from jaxdistill.run import recipes
 from jaxdistill.run.config import group
-from jaxdistill.run.study import Row, Study, from_per_cent
+from jaxdistill.run.study import Row, Study, from_per_cent, rows_of
 
 _MOBILENET = {"model": "mobilenet.v2"}
 _RESNET32 = {"model": "resnet_cifar.resnet32"}
@@ -300,6 +300,7 @@ def get_study(table="table2,cifar100"):
     rows=tuple(rows),
     seeds=(0, 1, 2),
     about=__doc__,
+    references=rows_of("dml", rows),
   )
 
 

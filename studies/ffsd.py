@@ -29,7 +29,7 @@ FFL and OKDDip.
 
 from jaxdistill.errors import require_choice
 from jaxdistill.run.config import ConfigDict, group, load_config
-from jaxdistill.run.study import Row, Study, from_per_cent
+from jaxdistill.run.study import Row, Study, from_per_cent, rows_of
 
 ARGUMENTS = ("table1", "table2")
 
@@ -56,7 +56,13 @@ def get_study(table="table1"):
   else:
     rows = _table2()
     title = "FFSD, table II: CIFAR-100"
-  return Study(title=title, rows=tuple(rows), seeds=(0, 1, 2), about=__doc__)
+  return Study(
+    title=title,
+    rows=tuple(rows),
+    seeds=(0, 1, 2),
+    about=__doc__,
+    references=rows_of("dml", rows),
+  )
 
 
 def _table1(networks):

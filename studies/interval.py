@@ -24,7 +24,7 @@ Nothing is perturbed. Left out of Table 3: EC-DNN.
 
 from jaxdistill.errors import require_choice
 from jaxdistill.run.config import load_config
-from jaxdistill.run.study import Row, Study, from_per_cent
+from jaxdistill.run.study import Row, Study, from_per_cent, rows_of
 
 ARGUMENTS = ("table1,cifar100", "table1,cifar10", "table3,cifar100", "table3,cifar10")
 
@@ -73,6 +73,7 @@ def get_study(table="table1,cifar100"):
     rows=tuple(rows),
     seeds=(0, 1, 2),
     about=__doc__,
+    references=rows_of("dml", rows),
   )
 
 

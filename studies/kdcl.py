@@ -20,7 +20,7 @@ and CLNN.
 """
 
 from jaxdistill.run.config import load_config
-from jaxdistill.run.study import Row, Study, from_per_cent
+from jaxdistill.run.study import Row, Study, from_per_cent, rows_of
 
 # Row -> row of the config file, and per cent of ResNet-32 and of WRN-16-2.
 ROWS = {
@@ -48,4 +48,5 @@ def get_study():
     rows=tuple(rows),
     seeds=(0, 1, 2, 3, 4),
     about=__doc__,
+    references=rows_of("dml", rows),
   )

@@ -6,7 +6,7 @@ is compared with training alone is compared with the row that differs from it in
 nothing but the method: perturbing images helps by itself.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 import json
 from pathlib import Path
@@ -77,6 +77,16 @@ class Study(NamedTuple):
   seeds: tuple[int, ...]
   about: str = ""
   references: tuple[str, ...] = ()
+
+
+def rows_of(method: str, rows: Iterable[Row]) -> tuple[str, ...]:
+  """Returns the names of the rows of a method, such as a study's references.
+
+  Args:
+    method: registry name.
+    rows: of the study.
+  """
+  return tuple(row.name for row in rows if row.config.method.name == method)
 
 
 class Cell(NamedTuple):
