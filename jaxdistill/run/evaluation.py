@@ -698,6 +698,7 @@ def _classification(
     make_scores(
       subject.specs,
       subject.predict,
+      feature="",
       **normalization.as_channels(subject.normalizations),
     ),
     subject.specs,
@@ -722,10 +723,11 @@ def _classification(
 
   with console.counted(len(passes), "batches") as advance:
     (own, batch), count = collect(measure, state, passes.parts(advance), mesh)
-  result = _in_full(subject, data.dataset, own, batch)
+  names = _all_names(subject, batch.kept, ensembles)
+  result = _in_full(subject, names, data.dataset, own, batch)
   under_noise = None
   if wanted.noise:
-    under_noise = _under_noise(subject, score, passes, console)
+    under_noise = _under_noise(subject, names, score, passes, console)
   return {"count": count, **result, "noise": under_noise}
 
 
@@ -754,8 +756,27 @@ def _ensembles(
   return found
 
 
+def _all_names(
+  subject: _Subject, measured: Iterable[str], ensembles: Iterable[str]
+) -> dict[str, str]:
+  """Returns what is measured -> what it is called, in the order in which it is told.
+
+  That is members, the method's predictions, chosen ensembles. A jitted function gives
+  them in the order of the alphabet.
+  """
+  names = dict(subject.names)
+  chosen = tuple(ensembles)
+  for key in measured:
+    if key not in chosen:
+      names.setdefault(key, key)
+  for key in chosen:
+    names[key] = key
+  return names
+
+
 def _in_full(
   subject: _Subject,
+  names: Mapping[str, str],
   dataset: Dataset,
   own: Mapping[str, Mapping[str, np.ndarray]],
   batch: details.Batch,
@@ -764,6 +785,7 @@ def _in_full(
 
   Args:
     subject: that was measured.
+    names: from `_all_names`.
     dataset: it was measured on.
     own: name -> measure -> values, from the run's own program; {} without it.
     batch: of the whole split.
@@ -775,14 +797,14 @@ def _in_full(
     "confusions": {},
     "reliability": {},
   }
-  predictions = [name for name in batch.kept if name not in subject.names]
-  for key in (*subject.names, *predictions):
+  for key, name in names.items():
     detail = details.describe(batch.kept[key], batch.label, dataset.num_classes)
     row = detail.row
     if key in own:
       row |= CLASSIFICATION.reduce(own[key])
-    name = subject.names.get(key, key)
-    kind = "members" if key in subject.names else "predictions"
+    kind = "predictions"
+    if key in subject.names:
+      kind = "members"
     parts[kind][name] = _finite(row)
     parts["per_class"][name] = detail.per_class
     parts["confusions"][name] = detail.confusions
@@ -800,7 +822,11 @@ def _in_full(
 
 
 def _under_noise(
-  subject: _Subject, score: details.Score, passes: _Passes, console: Console
+  subject: _Subject,
+  names: Mapping[str, str],
+  score: details.Score,
+  passes: _Passes,
+  console: Console,
 ) -> dict[str, Any]:
   """Returns accuracy and loss for every deviation of the noise, over its draws."""
   state = subject.state
@@ -829,8 +855,7 @@ def _under_noise(
   for measure_name in ("top1", "nll"):
     means: dict[str, list[float]] = {}
     spreads: dict[str, list[float]] = {}
-    for key in rows[0.0][0]:
-      name = subject.names.get(key, key)
+    for key, name in names.items():
       means[name] = []
       spreads[name] = []
       for draws in rows.values():

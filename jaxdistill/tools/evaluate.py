@@ -54,8 +54,8 @@ _CLASSIFICATION = (
   _Column("nll", "NLL", percent=False),
   _Column("brier", "Brier", percent=False),
   _Column("ece", "ECE"),
-  _Column("aurc", "AURC"),
-  _Column("eaurc", "E-AURC"),
+  _Column("aurc", "AURC", percent=False),
+  _Column("eaurc", "E-AURC", percent=False),
 )
 
 _RETRIEVAL = (

@@ -111,7 +111,7 @@ def test_tables_are_printed_and_an_own_evaluation_is_replaced(
     kept = {measure: found["members"][name][measure] for measure in best}
     assert_close(kept, best)
   said = capsys.readouterr().out
-  assert "top-1 %" in said and "E-AURC %" in said and "most frequent mistakes" in said
+  assert "top-1 %" in said and "E-AURC" in said and "most frequent mistakes" in said
   assert f"all numbers are in {trained / 'evaluation.json'}" in said
   (trained / "evaluation.json").write_text(json.dumps(measured))
 
