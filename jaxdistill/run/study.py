@@ -180,13 +180,13 @@ def _check(where: str, study: Study) -> None:
     )
     require(row.name not in seen, f"{where}: there are two rows {row.name!r}")
     seen.add(row.name)
+    _check_published(where, row)
   known = ", ".join(row.name for row in study.rows)
   for name in study.references:
     require(
       name in seen,
       f"{where}: the study's reference {name!r} is no row: it has {known}",
     )
-    _check_published(where, row)
   for row in study.rows:
     control_of(row, study)
 

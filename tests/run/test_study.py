@@ -211,7 +211,9 @@ def arguments(path):
 NAMES = []
 for path in STUDIES:
   names = [f"{path.stem}:{argument}" for argument in arguments(path)]
-  NAMES += names or [path.stem]
+  first, *others = names or [path.stem]
+  NAMES.append(first)
+  NAMES += [pytest.param(name, marks=pytest.mark.slow) for name in others]
 
 
 @pytest.mark.parametrize("name", NAMES)
