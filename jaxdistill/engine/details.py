@@ -241,7 +241,9 @@ def _confusions(
 def _reliability(confidence: np.ndarray, correct: np.ndarray) -> list[dict[str, Any]]:
   """Returns mean confidence and accuracy of every bin."""
   bins = []
-  for inside in np.asarray(metrics.in_bins(jnp.asarray(confidence), BINS)):
+  masks = np.asarray(metrics.in_bins(jnp.asarray(confidence), BINS))
+  for k in range(BINS):
+    inside = masks[k]
     row: dict[str, Any] = {"confidence": None, "accuracy": None}
     row["count"] = int(inside.sum())
     if row["count"]:

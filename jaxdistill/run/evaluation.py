@@ -485,7 +485,7 @@ def _of_members(members: Mapping[str, Member], data: _Data) -> _Subject:
     variables = [each.variables for each in stack.values()]
     stacked = jax.tree.map(lambda *each: np.stack(each), *variables)
     params = stacked.pop("params")
-    held = np.zeros(len(stack), np.int32)
+    held = jnp.zeros(len(stack), jnp.int32)
     cohort[spec.name] = Group(params=params, stats=stacked, opt={}, held=held)
     for own, (name, each) in zip(spec.members, stack.items(), strict=True):
       names[own] = name

@@ -146,9 +146,7 @@ def test_noise_does_not_depend_on_the_batches(noisy):
   np.testing.assert_array_equal(noisy(0, 0.1, 10), noisy(0, 0.1, 3))
 
 
-def test_noise_differs_between_draws_and_examples_and_vanishes_with_its_deviation(
-  noisy,
-):
+def test_noise_differs_between_draws_and_vanishes_with_its_deviation(noisy):
   clean = noisy(0, 0.0, 5)
   np.testing.assert_array_equal(clean, noisy(7, 0.0, 5))
   first = noisy(0, 0.1, 5) - clean
@@ -171,5 +169,5 @@ def test_noise_has_the_deviation_that_was_asked_for(mesh):
   noise = seen[0] - 0.2
   assert abs(noise.mean()) < 0.003
   assert noise.std() == pytest.approx(0.1, rel=0.02)
-  # Pixels and channels have noise of their own.
+  # Examples, pixels and channels have noise of their own.
   assert np.unique(noise.round(6)).size > 0.9 * noise.size
