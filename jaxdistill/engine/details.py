@@ -272,8 +272,8 @@ def agreement(batch: Batch, members: Sequence[str]) -> Agreement:
     batch: of the whole split.
     members: names of all of them, in the order of `batch.kl`.
   """
-  predicted = np.stack([batch.kept[name].predicted for name in members])
-  finite = (predicted >= 0).all(axis=1)
+  predicted: np.ndarray = np.stack([batch.kept[name].predicted for name in members])
+  finite: np.ndarray = np.all(predicted >= 0, axis=1)
   both = finite[:, None] & finite[None]
   same = (predicted[:, None] == predicted[None]).mean(axis=-1)
   kl = batch.kl.mean(axis=0, dtype=np.float64)

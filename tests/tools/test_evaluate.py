@@ -26,7 +26,7 @@ def command(*args):
 def trained(tmp_path_factory):
   """A tiny run with held-out examples."""
   workdir = tmp_path_factory.mktemp("runs") / "digits"
-  config = runs.config("dml", "steps=8", "holdout=50", "select_on=test")
+  config = runs.config("dml", "steps=8", "holdout=50")
   jaxdistill.train(config, workdir, quiet=True)
   return workdir
 
@@ -70,7 +70,7 @@ def test_the_last_evaluation_is_repeated_to_the_last_digit(trained, measured):
   for name, row in rows.items():
     assert tuple(found[name]) == MEASURES
     for measure, value in row.items():
-      if measure != "step":
+      if measure not in ("step", "holdout"):
         assert found[name][measure] == value
 
 
@@ -108,6 +108,7 @@ def test_tables_are_printed_and_an_own_evaluation_is_replaced(
   for name, row in summary_of(trained)["members"].items():
     best = dict(row["best"])
     best.pop("step")
+    best.pop("holdout")
     kept = {measure: found["members"][name][measure] for measure in best}
     assert_close(kept, best)
   said = capsys.readouterr().out
@@ -127,6 +128,10 @@ def test_a_run_without_checkpoints_is_measured_by_its_members(copied, measured):
 def test_held_out_examples_are_those_that_were_held_out(trained):
   found = evaluate_run(trained, split="holdout", quiet=True)
   assert (found["split"], found["count"]) == ("holdout", 50)
+  for name, row in summary_of(trained)["members"].items():
+    held_out = row["last"]["holdout"]
+    kept = {measure: found["members"][name][measure] for measure in held_out}
+    assert_close(kept, held_out)
 
 
 def test_noise_harms_the_more_the_stronger_it_is(trained, measured, monkeypatch):
