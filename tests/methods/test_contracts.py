@@ -28,15 +28,19 @@ METHODS = [
   for name in registry.list_available("methods")
 ]
 
-# Compiling for eight devices is dear: one method without and one with modules stand for
-# all, of which the rest are tested with the slow ones.
-QUICK_ON_EIGHT = ("competitive", "byot")
-EIGHT = []
-for known in registry.list_available("methods"):
-  marks = [pytest.mark.xdist_group(known)]
-  if known not in QUICK_ON_EIGHT:
-    marks.append(pytest.mark.slow)
-  EIGHT.append(pytest.param(known, marks=marks))
+# Compiling for eight devices, or once more for another mapping, is dear: one method
+# without and one with modules stand for all, of which the rest are tested thoroughly.
+REPRESENTATIVES = ("competitive", "byot")
+
+
+def sampled(*marks):
+  """All methods, with marks for the representatives; the others are for `thorough`."""
+  found = []
+  for known in registry.list_available("methods"):
+    chosen = marks if known in REPRESENTATIVES else (pytest.mark.thorough,)
+    found.append(pytest.param(known, marks=[pytest.mark.xdist_group(known), *chosen]))
+  return found
+
 
 cohorts = pytest.mark.parametrize(
   "kind", ["mixed", pytest.param("same", marks=pytest.mark.slow)]
@@ -174,7 +178,7 @@ def test_member_losses_are_uncoupled(name):
     np.testing.assert_array_equal(found * (1 - np.eye(num_members)), 0)
 
 
-@pytest.mark.parametrize("name", EIGHT, indirect=True)
+@pytest.mark.parametrize("name", sampled(), indirect=True)
 def test_one_device_equals_eight(name):
   one_state, one_history = trained(name)
   eight_state, eight_history = trained(name, devices=8)
@@ -183,7 +187,7 @@ def test_one_device_equals_eight(name):
   assert_close(one_state.cohort, eight_state.cohort, 2e-2, 2e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("name", sampled(pytest.mark.slow), indirect=True)
 def test_members_may_be_on_devices_of_their_own(name):
   """What a group owns is split over the devices, and nothing else changes."""
   one_state, one_history = trained(name, "pairs")
@@ -198,7 +202,7 @@ def test_members_may_be_on_devices_of_their_own(name):
       assert leaf.addressable_shards[0].data.shape == (1, *leaf.shape[1:])
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("name", sampled(pytest.mark.slow), indirect=True)
 @pytest.mark.parametrize("mapping", ["unroll", "plain"])
 def test_member_mappings_agree(name, mapping):
   vmapped_state, vmapped_history = trained(name)

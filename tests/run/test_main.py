@@ -396,9 +396,11 @@ def config_rows():
   """Every config file, and every row of those that have rows."""
   for path in CONFIGS:
     rows = getattr(registry.load_file(str(path)), "ROWS", ())
-    yield pytest.param(str(path), id=path.stem)
+    yield pytest.param(str(path), id=path.stem, marks=pytest.mark.slow)
     for row in rows[1:]:
-      yield pytest.param(f"{path}:{row}", id=f"{path.stem}:{row}")
+      yield pytest.param(
+        f"{path}:{row}", id=f"{path.stem}:{row}", marks=pytest.mark.thorough
+      )
 
 
 def quick_experiment(path, directory):
@@ -423,7 +425,6 @@ def test_every_config_can_be_built(path, tmp_path):
   assert set(experiment.state.cohort) == set(config.cohort)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", list(config_rows()))
 def test_every_config_runs_two_steps(path, tmp_path):
   """With its method, optimiser and mix of architectures."""

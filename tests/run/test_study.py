@@ -213,7 +213,7 @@ for path in STUDIES:
   names = [f"{path.stem}:{argument}" for argument in arguments(path)]
   first, *others = names or [path.stem]
   NAMES.append(first)
-  NAMES += [pytest.param(name, marks=pytest.mark.slow) for name in others]
+  NAMES += [pytest.param(name, marks=pytest.mark.thorough) for name in others]
 
 
 @pytest.mark.parametrize("name", NAMES)
