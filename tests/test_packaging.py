@@ -32,7 +32,7 @@ def wheel(tmp_path):
     ],
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=600,
   )
   assert building.returncode == 0, building.stderr
   (path,) = tmp_path.glob("*.whl")
@@ -58,7 +58,7 @@ def test_a_wheel_trains_by_the_name_of_a_config_in_any_folder(wheel, tmp_path):
       [sys.executable, "-m", "jaxdistill", *args],
       capture_output=True,
       text=True,
-      timeout=300,
+      timeout=600,
       cwd=empty,
       env={**runs.environment(), "PYTHONPATH": str(wheel)},
     )

@@ -101,7 +101,7 @@ class Group:
       }
       # JAX takes SIGTERM for itself: only SIGKILL ends one that hangs.
       process = subprocess.Popen(
-        ["timeout", "-s", "KILL", "280", *command],
+        ["timeout", "-s", "KILL", "560", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -153,7 +153,7 @@ class Group:
         return lines
     raise AssertionError(self.processes[0].communicate())
 
-  def ends(self, *indices: int, timeout: float = 250) -> list[Ended]:
+  def ends(self, *indices: int, timeout: float = 520) -> list[Ended]:
     """Waits until those of some numbers, or all, have ended."""
     deadline = time.time() + timeout
     ended = []

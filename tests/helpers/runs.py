@@ -102,7 +102,7 @@ def run_module(*args, cwd=None, devices=1):
     [sys.executable, "-m", *args],
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=600,
     cwd=cwd or ROOT,
     env=environment(devices),
   )
@@ -199,7 +199,7 @@ def start_and_signal(
       time.sleep(0.005)
     time.sleep(delay)
     process.send_signal(number)
-    return process.wait(timeout=100), process.stderr.read()
+    return process.wait(timeout=300), process.stderr.read()
 
 
 def start_and_signal_when(text, config, workdir, number):
@@ -222,5 +222,5 @@ def start_and_signal_when(text, config, workdir, number):
     time.sleep(1)
     process.send_signal(number)
     start = time.perf_counter()
-    _, said = process.communicate(timeout=100)
+    _, said = process.communicate(timeout=300)
     return process.returncode, said, time.perf_counter() - start

@@ -52,7 +52,7 @@ def start(script, *arguments, **variables):
 def finish(process):
   """The exit code, and what was said to stderr."""
   try:
-    _, said = process.communicate(timeout=280)
+    _, said = process.communicate(timeout=560)
   finally:
     process.kill()
   return process.returncode, said

@@ -97,7 +97,7 @@ def test_a_run_whose_images_do_not_come_ends_and_goes_on(config, whole, tmp_path
   workdir = f"--workdir={tmp_path}"
   hanging = {streams.HANG_AT: "4", hosts.STALL_SECONDS: "2"}
   with runs.started(config, workdir, devices=2, **hanging) as process:
-    assert process.wait(timeout=200) == 82
+    assert process.wait(timeout=500) == 82
     last = process.stderr.read().splitlines()[-1]
   assert last.startswith("jaxdistill: error: no image of train (batch 4, from example")
   assert runs.last_checkpoint(tmp_path)[1]["step"] == 4

@@ -72,7 +72,7 @@ def test_processes_share_the_cells(command, tmp_path):
     text=True,
     cwd=runs.ROOT,
     env=runs.environment(),
-    timeout=280,
+    timeout=900,
   )
   assert result.returncode == 0, result.stderr
   assert len(results(tmp_path)["cells"]) == 4
