@@ -224,6 +224,7 @@ def _load(
   )
   _require_shape(dataset, path)
   _require_complete(dataset, path, allow_partial)
+  assert isinstance(dataset.train, Split) and isinstance(dataset.test, Split)
   return dataset._replace(
     train=_averaged(dataset.train, size), test=_averaged(dataset.test, size)
   )
