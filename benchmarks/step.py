@@ -78,12 +78,29 @@ def _without_chunks():
   conv.IMAGES_AT_ONCE = sys.maxsize
 
 
+def _unshared():
+  """Leaves every convolution on a CPU to the library that XLA takes by itself."""
+  from jaxdistill.engine import compiler
+  from jaxdistill.nn import conv
+
+  conv.shares_convolutions = _no
+  compiler.shares_convolutions = _no
+
+
+def _no():
+  return False
+
+
 def _giving_memory_back():
   """Does nothing: the process was started so."""
 
 
 # What a variant may go without.
-WITHOUT = {FREED: _giving_memory_back, "whole": _without_chunks}
+WITHOUT = {
+  FREED: _giving_memory_back,
+  "whole": _without_chunks,
+  "unshared": _unshared,
+}
 
 
 def read_config(overrides):

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jaxdistill.core import rng
 from jaxdistill.core.types import Batch, Mean, TrainState, TrainStep
 from jaxdistill.engine import sharding
+from jaxdistill.engine.compiler import compiler_options
 from jaxdistill.engine.resident import Resident
 
 Dispatch = Callable[..., tuple[TrainState, dict[str, Mean]]]
@@ -63,7 +64,7 @@ def make_dispatch(
     metrics = sharding.constrain_whole(mesh, metrics)
     return sharding.constrain_state(mesh, state), metrics
 
-  return jax.jit(run, donate_argnums=0)
+  return jax.jit(run, donate_argnums=0, compiler_options=compiler_options(mesh))
 
 
 def epoch_order(key: jax.Array, epoch: int, num_examples: int) -> jax.Array:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxdistill.core.method import GroupSpec, Method, Survey
 from jaxdistill.core.types import Batch, PyTree, TrainState
 from jaxdistill.engine import sharding
+from jaxdistill.engine.compiler import compiler_options
 from jaxdistill.engine.evaluate import make_forward
 from jaxdistill.engine.resident import Delivered, Part, Resident
 from jaxdistill.inputs.normalize import Channels
@@ -122,6 +123,11 @@ class Surveyor:
 
     return _Compiled(
       start=jax.jit(survey.start, out_shardings=collected_sharding),
-      collect=jax.jit(collect, donate_argnums=2, out_shardings=collected_sharding),
+      collect=jax.jit(
+        collect,
+        donate_argnums=2,
+        out_shardings=collected_sharding,
+        compiler_options=compiler_options(self._mesh),
+      ),
       finish=jax.jit(survey.finish, out_shardings=memory_sharding),
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import contextvars
 import functools
+import os
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -22,8 +23,10 @@ NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 # images, or more of them where there would be too many parts.
 IMAGES_AT_ONCE = 16
 MOST_PARTS = 8
-# Inputs of fewer bytes stay in the caches anyway: parts would only be more calls.
+# Inputs of fewer bytes stay in the caches anyway: parts would only be more calls, which
+# cost more where several cores share each.
 WORTH_PARTS = 2**21
+WORTH_PARTS_SHARED = 2**23
 
 # ((top, bottom), (left, right)).
 Borders = Sequence[tuple[int, int]]
@@ -210,6 +213,15 @@ def has_one_device() -> bool:
   return jax.device_count() == 1
 
 
+def shares_convolutions() -> bool:
+  """Tells whether a CPU is to compute one convolution with several cores.
+
+  With several devices each has a part of them: then it is not, so that the bits do not
+  depend on the number of processes.
+  """
+  return has_one_device() and len(os.sched_getaffinity(0)) > 1
+
+
 def _cpu_gradients(
   lhs: jax.Array,
   rhs: jax.Array,
@@ -297,8 +309,11 @@ def _kernel_gradient(
       preferred_element_type=jnp.promote_types(cotangents.dtype, jnp.float32),
     )
 
+  worth_parts = WORTH_PARTS
+  if shares_convolutions():
+    worth_parts = WORTH_PARTS_SHARED
   parts = 1
-  if lhs.shape[0] % IMAGES_AT_ONCE == 0 and lhs.nbytes >= WORTH_PARTS:
+  if lhs.shape[0] % IMAGES_AT_ONCE == 0 and lhs.nbytes >= worth_parts:
     parts = min(lhs.shape[0] // IMAGES_AT_ONCE, MOST_PARTS)
   # A part takes every so manieth image: with images spread over devices, each device
   # then has its portion of every part.

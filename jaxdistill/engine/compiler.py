@@ -1,0 +1,47 @@
+"""What the compiler is told, besides the program."""
+
+import functools
+import os
+
+import jax
+from jax.sharding import Mesh
+
+from jaxdistill.engine import sharding
+from jaxdistill.nn.conv import shares_convolutions
+
+# The operations that XLA gives to YNN: none.
+_WITHOUT_YNN = "xla_cpu_experimental_ynn_fusion_type"
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str] | None:
+  """Returns the options for programs that run networks on a mesh; None: XLA's own.
+
+  On a CPU, XLA gives most convolutions to a library, YNN, that computes each with a
+  single core. Where a device has several they are left to Eigen, which shares them out.
+  A choice in `XLA_FLAGS` is kept.
+
+  Args:
+    mesh: device mesh.
+  """
+  if sharding.platform_of(mesh) != "cpu" or not shares_convolutions():
+    return None
+  if _WITHOUT_YNN in os.environ.get("XLA_FLAGS", "") or not _is_known(_WITHOUT_YNN):
+    return None
+  return {_WITHOUT_YNN: ""}
+
+
+@functools.cache
+def _is_known(option: str) -> bool:
+  """Tells whether this XLA has an option: experimental ones come and go."""
+  program = jax.jit(_nothing, compiler_options={option: ""}).lower()
+  try:
+    program.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "No such compile option" not in str(error):
+      raise
+    return False
+  return True
+
+
+def _nothing() -> int:
+  return 0
