@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdistill.data import Request
-from jaxdistill.data._decode import Reading, random_region
+from jaxdistill.data._decode import Reading, draw_candidates, random_region
 from jaxdistill.data._files import Files, list_images
 from jaxdistill.data._pipeline import TfReader
 from jaxdistill.data._tensorflow import import_tensorflow
@@ -115,11 +115,11 @@ def regions(files: Files) -> np.ndarray:
   """
   reading = Reading(height=_SIZE.value, width=_SIZE.value, crop="random")
   drawn = []
-  for row in range(len(files)):
+  for row, candidates in enumerate(draw_candidates(np.arange(len(files)), reading)):
     (content,) = files.read([row])
     height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(content))
-    draw = tf.constant(row, tf.int64)
-    drawn.append(random_region(tf, height, width, draw, reading).numpy())
+    region = random_region(tf, height, width, tf.constant(candidates), reading)
+    drawn.append(region.numpy())
   return np.stack(drawn)
 
 

@@ -9,7 +9,6 @@ taken as they are stored.
 
 from collections.abc import Callable
 import io
-import math
 from typing import Any, NamedTuple
 import warnings
 
@@ -83,34 +82,50 @@ class Reading(NamedTuple):
     return self.crop == "random"
 
 
-def make_decoder(reading: Reading) -> Callable[[Any, Any], Any]:
-  """Returns (encoded image, number of the draw) -> uint8[H, W, 3], for a graph.
+def make_decoder(
+  reading: Reading, *, only_jpeg: bool = False
+) -> Callable[[Any, Any], Any]:
+  """Returns (encoded image, candidates) -> uint8[H, W, 3], for a graph.
+
+  Candidates are one row of `draw_candidates`.
 
   The graph raises one of TensorFlow's errors for what is no intact image, or has more
   than `MAX_PIXELS`, which its header tells before it is decoded.
+
+  Args:
+    reading: size, crop and interpolation.
+    only_jpeg: whether other formats are errors too, which saves a branch.
   """
   tf = import_tensorflow()
 
-  def decode(content: Any, draw: Any) -> Any:
+  def decode(content: Any, candidates: Any) -> Any:
     def of_jpeg() -> tuple[Any, ...]:
       height, width = _jpeg_size(tf, content)
-      place = _place(tf, height, width, draw, reading)
+      place = _place(tf, height, width, candidates, reading)
       return _jpeg(tf, content, place.region), *place[1:]
 
     def of_others() -> tuple[Any, ...]:
       # They have to be decoded before their size is known.
       height, width, decoded = _with_size(tf, _other(tf, content))
-      place = _place(tf, height, width, draw, reading)
+      place = _place(tf, height, width, candidates, reading)
       return _cropped(tf, decoded, place.region), *place[1:]
 
-    is_jpeg = _starts_with(tf, content, _JPEG)
-    pixels, scale, translation = tf.cond(is_jpeg, of_jpeg, of_others)
+    if only_jpeg:
+      pixels, scale, translation = of_jpeg()
+    else:
+      starts_as_jpeg = _starts_with(tf, content, _JPEG)
+      pixels, scale, translation = tf.cond(starts_as_jpeg, of_jpeg, of_others)
     if reading.crop != "none":
       pixels = _resized(tf, pixels, scale, translation, reading)
     pixels.set_shape([reading.height, reading.width, 3])
     return pixels
 
   return decode
+
+
+def is_jpeg(content: bytes) -> bool:
+  """Tells whether an image is stored as JPEG."""
+  return content.startswith(_JPEG)
 
 
 def _starts_with(tf: Any, content: Any, magic: bytes) -> Any:
@@ -248,13 +263,15 @@ class _Place(NamedTuple):
   translation: Any
 
 
-def _place(tf: Any, height: Any, width: Any, draw: Any, reading: Reading) -> _Place:
+def _place(
+  tf: Any, height: Any, width: Any, candidates: Any, reading: Reading
+) -> _Place:
   """Returns what is needed of an image of some height and width."""
   if reading.crop == "centre":
     return _centre(tf, height, width, reading)
   region = tf.stack([0, 0, height, width])
   if reading.crop == "random":
-    region = random_region(tf, height, width, draw, reading)
+    region = random_region(tf, height, width, candidates, reading)
   else:
     agrees = tf.logical_and(height == reading.height, width == reading.width)
     with tf.control_dependencies([_require(tf, agrees, [height, width])]):
@@ -298,54 +315,76 @@ def _covering(tf: Any, height: Any, width: Any, reading: Reading) -> tuple[Any, 
   return resized_height, resized_width
 
 
-def random_region(tf: Any, height: Any, width: Any, draw: Any, reading: Reading) -> Any:
+def draw_candidates(draws: np.ndarray, reading: Reading) -> np.ndarray:
+  """Draws what random resized crops may be, in any image.
+
+  Args:
+    draws: i64[n] numbers of the draws: each decides on its own candidates alone.
+    reading: for the ratio of the output.
+
+  Returns:
+    f32[n, 10, 4]: height and width for an image of one pixel's area, and what of the
+    free rows and columns is above and left of the crop. Zeros unless crops are random.
+  """
+  if not reading.varies:
+    # TensorFlow crashes over an array without elements that a generator yields.
+    return np.zeros((len(draws), _ATTEMPTS, 4), np.float32)
+  # The raw bits of a generator stay what they are; its distributions may change.
+  raw = np.stack(
+    [np.random.Philox(key=draw).random_raw(4 * _ATTEMPTS) for draw in draws]
+  )
+  uniform = (raw >> 40).reshape(-1, _ATTEMPTS, 4) / 2**24
+  fraction = _AREA[0] + uniform[..., 0] * (_AREA[1] - _AREA[0])
+  smallest, largest = _ratios(reading)
+  ratio = smallest * (largest / smallest) ** uniform[..., 1]
+  candidates = [
+    np.sqrt(fraction / ratio),
+    np.sqrt(fraction * ratio),
+    uniform[..., 2],
+    uniform[..., 3],
+  ]
+  return np.stack(candidates, axis=-1).astype(np.float32)
+
+
+def _ratios(reading: Reading) -> tuple[float, float]:
+  """Returns the smallest and the largest ratio of a random crop, width to height."""
+  # Relative to what the region is resized to.
+  ratio_of_output = reading.width / reading.height
+  return _RATIO[0] * ratio_of_output, _RATIO[1] * ratio_of_output
+
+
+def random_region(
+  tf: Any, height: Any, width: Any, candidates: Any, reading: Reading
+) -> Any:
   """Returns [top, left, height, width] of a random resized crop.
 
-  The first of ten draws that lies in the image; if none does, the largest region in the
-  middle whose ratio is allowed.
+  The first of ten candidates that lies in the image; if none does, the largest region
+  in the middle whose ratio is allowed.
 
   Args:
     tf: TensorFlow.
     height: i32[] of the image.
     width: i32[] likewise.
-    draw: i64[] number of the draw, by which the region is drawn.
+    candidates: f32[10, 4] from `draw_candidates`.
     reading: for the ratio of the output.
   """
-  full_height = tf.cast(height, tf.float32)
-  full_width = tf.cast(width, tf.float32)
-  # Relative to what the region is resized to.
-  ratio_of_output = reading.width / reading.height
-  smallest_ratio = _RATIO[0] * ratio_of_output
-  largest_ratio = _RATIO[1] * ratio_of_output
-
-  seed = tf.stack([tf.zeros_like(draw), draw])
-  uniform = tf.random.stateless_uniform([4, _ATTEMPTS], seed, alg="philox")
-  fraction = _AREA[0] + uniform[0] * (_AREA[1] - _AREA[0])
-  log_range = math.log(largest_ratio / smallest_ratio)
-  ratio = smallest_ratio * tf.exp(uniform[1] * log_range)
-  area = full_height * full_width * fraction
-  widths = tf.round(tf.sqrt(area * ratio))
-  heights = tf.round(tf.sqrt(area / ratio))
-  fits = (widths >= 1) & (widths <= full_width)
-  fits &= (heights >= 1) & (heights <= full_height)
+  full = tf.cast(tf.stack([height, width]), tf.float32)
+  sizes = tf.round(tf.sqrt(tf.reduce_prod(full)) * candidates[:, :2])
+  fits = tf.reduce_all((sizes >= 1) & (sizes <= full), axis=1)
 
   # The last one always fits.
-  widest = tf.minimum(full_width, tf.round(full_height * largest_ratio))
-  highest = tf.minimum(full_height, tf.round(full_width / smallest_ratio))
-  widths = tf.concat([widths, [tf.maximum(widest, 1)]], axis=0)
-  heights = tf.concat([heights, [tf.maximum(highest, 1)]], axis=0)
-  tops = tf.concat([uniform[2], [0.5]], axis=0)
-  lefts = tf.concat([uniform[3], [0.5]], axis=0)
+  smallest, largest = _ratios(reading)
+  by_other_side = tf.round(tf.reverse(full, [0]) * [1 / smallest, largest])
+  widest = tf.maximum(tf.minimum(full, by_other_side), 1)
+  sizes = tf.concat([sizes, widest[None]], axis=0)
+  offsets = tf.concat([candidates[:, 2:], [[0.5, 0.5]]], axis=0)
   chosen = tf.argmax(tf.concat([fits, [True]], axis=0))
 
-  region_height = heights[chosen]
-  region_width = widths[chosen]
-  free_height = full_height - region_height
-  free_width = full_width - region_width
+  size = sizes[chosen]
+  free = full - size
   # One more place than there are pixels left.
-  top = tf.minimum(tf.floor(tops[chosen] * (free_height + 1)), free_height)
-  left = tf.minimum(tf.floor(lefts[chosen] * (free_width + 1)), free_width)
-  return tf.cast(tf.stack([top, left, region_height, region_width]), tf.int32)
+  start = tf.minimum(tf.floor(offsets[chosen] * (free + 1)), free)
+  return tf.cast(tf.concat([start, size], axis=0), tf.int32)
 
 
 # Resizing.

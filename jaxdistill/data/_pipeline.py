@@ -6,6 +6,7 @@ of the draws. Neither the batches before it nor the threads have a part in it.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+import concurrent.futures
 import functools
 import hashlib
 import itertools
@@ -16,16 +17,25 @@ import numpy as np
 
 from jaxdistill.core.foreign import UnusableFile
 from jaxdistill.data._dataset import Images, Request
-from jaxdistill.data._decode import Reading, explain, make_decoder
+from jaxdistill.data._decode import (
+  Reading,
+  draw_candidates,
+  explain,
+  is_jpeg,
+  make_decoder,
+)
 from jaxdistill.data._tensorflow import import_tensorflow
 from jaxdistill.errors import DataError, describe, reason
 
 # Changes with the pixels that are read from the same files.
-_VERSION = 2
+_VERSION = 3
 
 # Of rows whose bytes are fetched together, of batches that wait.
-_CHUNK = 16
+_CHUNK = 64
 _BATCHES_AHEAD = 2
+
+# So many images tell whether a source is of JPEG.
+_SAMPLE = 16
 
 # So many examples may be faulty in a data set of any size.
 _ALLOWED_FAULTS = 10
@@ -178,27 +188,31 @@ class TfReader:
 
   def _stream(self, tf: Any, queue: "_Queue", batch_size: int) -> Any:
     """Returns the dataset of (positions, images); positions that failed are missing."""
-    decode = _traced_decoder(self.reading)
+    decode = _traced_decoder(self.reading, only_jpeg=self._is_of_jpeg)
     is_file = isinstance(self.source, FileSource)
 
-    def fetch(position: Any, row: Any, draw: Any) -> tuple[Any, Any, Any]:
+    def fetch(position: Any, row: Any, candidates: Any) -> tuple[Any, Any, Any]:
       fetched = tf.numpy_function(self._fetch, [row], tf.string, stateful=False)
       fetched.set_shape([None])
-      return position, fetched, draw
+      return position, fetched, candidates
 
-    def load(position: Any, fetched: Any, draw: Any) -> tuple[Any, Any]:
+    def load(position: Any, fetched: Any, candidates: Any) -> tuple[Any, Any]:
       content = tf.io.read_file(fetched) if is_file else fetched
-      return position, decode(content, draw)
+      return position, decode(content, candidates)
 
     whole_numbers = tf.TensorSpec([None], tf.int64)
-    signature = (whole_numbers, whole_numbers, whole_numbers)
-    stream = tf.data.Dataset.from_generator(queue.chunks, output_signature=signature)
+    candidates = tf.TensorSpec([None, None, 4], tf.float32)
+    signature = (whole_numbers, whole_numbers, candidates)
+    chunks = functools.partial(queue.chunks, self.reading)
+    stream = tf.data.Dataset.from_generator(chunks, output_signature=signature)
     stream = stream.map(fetch, num_parallel_calls=self._threads, deterministic=True)
     stream = stream.unbatch()
     stream = stream.map(load, num_parallel_calls=self._threads, deterministic=True)
+    # Directly behind it, so that images are written where they stand in the batch. One
+    # that fails takes its batch along.
+    stream = stream.batch(batch_size)
     # What is left out is noticed by its position.
-    stream = stream.ignore_errors()
-    stream = stream.batch(batch_size).prefetch(_BATCHES_AHEAD)
+    stream = stream.ignore_errors().prefetch(_BATCHES_AHEAD)
 
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -208,20 +222,32 @@ class TfReader:
 
   def _fetch(self, rows: np.ndarray) -> np.ndarray:
     """Returns the paths or the bytes of a chunk; empty where there are none."""
-    listed = rows.tolist()
     if isinstance(self.source, FileSource):
-      return np.array(self.source.paths(listed), object)
+      return np.array(self.source.paths(rows.tolist()), object)
+    return np.array(self._fetch_bytes(rows.tolist()), object)
+
+  def _fetch_bytes(self, rows: list[int]) -> list[bytes]:
+    """Returns the bytes of some images; empty where there are none."""
     try:
-      contents = self.source.read(listed)
+      return self.source.read(rows)
     except (OSError, ValueError):
-      contents = [self._bytes_or_nothing(row) for row in listed]
-    return np.array(contents, object)
+      return [self._bytes_or_nothing(row) for row in rows]
 
   def _bytes_or_nothing(self, row: int) -> bytes:
     try:
       return self.source.read([row])[0]
     except (OSError, ValueError):
       return b""
+
+  @functools.cached_property
+  def _is_of_jpeg(self) -> bool:
+    """Whether all images of a sample are JPEG: then the pipeline reads nothing else.
+
+    An image of another format among them is read apart.
+    """
+    sample = np.linspace(0, len(self.source) - 1, _SAMPLE).astype(int)
+    contents = self._fetch_bytes(np.unique(sample).tolist())
+    return all(is_jpeg(content) for content in contents)
 
   # The batches.
 
@@ -247,9 +273,14 @@ class TfReader:
         )
         break
 
-    for place in np.flatnonzero(~found):
-      row = int(waiting.request.index[place])
-      pixels = self._read_alone(row, int(waiting.request.draw[place]))
+    missing = np.flatnonzero(~found)
+    rows = waiting.request.index[missing].tolist()
+    draws = waiting.request.draw[missing].tolist()
+    with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
+      attempts = list(pool.map(self._attempt, rows, draws))
+    for place, row, draw, pixels in zip(missing, rows, draws, attempts, strict=True):
+      if pixels is None:
+        pixels = self._read_alone(row, draw)
       if pixels is None:
         intact[place] = False
       else:
@@ -258,8 +289,15 @@ class TfReader:
 
   # Faulty images.
 
+  def _attempt(self, row: int, draw: int) -> np.ndarray | None:
+    """Reads one image; None if it cannot be read."""
+    try:
+      return self._read_one(row, draw)
+    except (OSError, ValueError):
+      return None
+
   def _read_alone(self, row: int, draw: int) -> np.ndarray | None:
-    """Reads an image that the pipeline could not, or what stands in for it.
+    """Reads an image that is faulty, or what stands in for it.
 
     Returns:
       uint8[H, W, 3]; None where nothing stands in for it.
@@ -296,9 +334,9 @@ class TfReader:
     tf = import_tensorflow()
     (content,) = self.source.read([row])
     try:
-      decode = _traced_decoder(self.reading)
-      pixels = decode(tf.constant(content), tf.constant(draw, tf.int64))
-      return pixels.numpy()
+      decode = _traced_decoder(self.reading, only_jpeg=False)
+      (candidates,) = draw_candidates(np.array([draw]), self.reading)
+      return decode(tf.constant(content), tf.constant(candidates)).numpy()
     except tf.errors.OpError as error:
       raise UnusableFile(explain(content)) from error
 
@@ -324,11 +362,11 @@ class TfReader:
 
 
 @functools.lru_cache(maxsize=16)
-def _traced_decoder(reading: Reading) -> Callable[[Any, Any], Any]:
+def _traced_decoder(reading: Reading, *, only_jpeg: bool) -> Callable[[Any, Any], Any]:
   """Returns `make_decoder`'s function, traced once for all readers."""
   tf = import_tensorflow()
-  signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)]
-  decode = make_decoder(reading)
+  signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([None, 4], tf.float32)]
+  decode = make_decoder(reading, only_jpeg=only_jpeg)
   return tf.function(decode, input_signature=signature, autograph=False)
 
 
@@ -373,8 +411,10 @@ class _Queue:
     self.error: Exception | None = None
     self._requests = requests
 
-  def chunks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields (positions, rows, draws) of a few images at a time."""
+  def chunks(
+    self, reading: Reading
+  ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields (positions, rows, candidates for crops) of a few images at a time."""
     try:
       for request in self._requests:
         start = self.length
@@ -385,7 +425,8 @@ class _Queue:
         position = np.arange(start, self.length)
         for first in range(0, len(index), _CHUNK):
           part = slice(first, first + _CHUNK)
-          yield position[part], index[part], draw[part]
+          candidates = draw_candidates(draw[part], reading)
+          yield position[part], index[part], candidates
     # In a thread of TensorFlow's, it would come out as one of its errors.
     except Exception as error:
       self.error = error
