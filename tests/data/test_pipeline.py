@@ -132,6 +132,30 @@ def test_every_encoding_gives_the_pixels_that_pillow_gives(tmp_path, photograph)
       assert difference.mean() < 0.3, name
 
 
+def test_another_format_among_jpeg_files_is_read_apart(tmp_path, photograph):
+  """A sample of sixteen files says that all are JPEG; one that is not in it differs."""
+  names = []
+  for number in range(40):
+    left = 5 * number
+    part = photograph.crop((left, 0, left + 90, 80))
+    names.append(f"{number:02d}.jpg")
+    part.save(tmp_path / names[-1], format="JPEG")
+  odd = 1
+  photograph.crop((0, 0, 90, 80)).save(tmp_path / names[odd], format="PNG")
+  files = Files(tmp_path, names)
+  reader = TfReader(files, RANDOM)
+  index = np.arange(40)
+  found = read(reader, request(index[:24], index[:24]), request(index[24:], index[24:]))
+  assert reader._is_of_jpeg
+  assert not reader.faulty
+  # A reader whose sample has it takes the branch.
+  others = Files(tmp_path, [names[odd], *names[odd + 1 :]])
+  branching = TfReader(others, RANDOM)
+  (expected,) = read(branching, request(index[:-1], index[1:]))
+  assert not branching._is_of_jpeg
+  np.testing.assert_array_equal(np.concatenate(found)[1:], expected)
+
+
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (90, 71), (40, 57), (64, 64)])
 def test_the_centre_is_where_torchvision_takes_it(tmp_path, photograph, size):
   image = photograph.resize(size)
