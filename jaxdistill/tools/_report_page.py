@@ -38,7 +38,7 @@ _STYLE = (
 * { box-sizing: border-box; }
 body {
   margin: 0 auto;
-  max-width: 70rem;
+  max-width: 74rem;
   padding: 2rem 1.5rem 4rem;
   background: var(--background);
   color: var(--ink);
@@ -61,7 +61,7 @@ table {
   font-variant-numeric: tabular-nums;
   margin: .6rem 0;
 }
-th, td { padding: .22rem .9rem .22rem 0; text-align: left; vertical-align: baseline; }
+th, td { padding: .22rem .7rem .22rem 0; text-align: left; vertical-align: baseline; }
 th:last-child, td:last-child { padding-right: .4rem; }
 th { border-bottom: 1px solid var(--muted); font-weight: 600; vertical-align: bottom; }
 td { border-bottom: 1px solid var(--line); white-space: nowrap; }
