@@ -9,8 +9,9 @@ from jax.sharding import Mesh
 from jaxdistill.engine import sharding
 from jaxdistill.nn.conv import shares_convolutions
 
-# The operations that XLA gives to YNN: none.
-_WITHOUT_YNN = "xla_cpu_experimental_ynn_fusion_type"
+# What XLA gives to YNN: of all that it may be, matrix products only.
+_YNN = "xla_cpu_experimental_ynn_fusion_type"
+_PRODUCTS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
@@ -25,19 +26,19 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
   """
   if sharding.platform_of(mesh) != "cpu" or not shares_convolutions():
     return None
-  if _WITHOUT_YNN in os.environ.get("XLA_FLAGS", "") or not _is_known(_WITHOUT_YNN):
+  if _YNN in os.environ.get("XLA_FLAGS", "") or not _is_known(_YNN, _PRODUCTS):
     return None
-  return {_WITHOUT_YNN: ""}
+  return {_YNN: _PRODUCTS}
 
 
 @functools.cache
-def _is_known(option: str) -> bool:
+def _is_known(option: str, value: str) -> bool:
   """Tells whether this XLA has an option: experimental ones come and go."""
-  program = jax.jit(_nothing, compiler_options={option: ""}).lower()
+  program = jax.jit(_nothing, compiler_options={option: value}).lower()
   try:
     program.compile()
   except jax.errors.JaxRuntimeError as error:
-    if "No such compile option" not in str(error):
+    if "INVALID_ARGUMENT" not in str(error):
       raise
     return False
   return True

@@ -245,6 +245,15 @@ def _cpu_gradients(
     with call:
       kernel_gradient = _kernel_gradient(lhs, cotangent, window)
     return _input_gradient(rhs, cotangent, lhs.shape[1:3], window), kernel_gradient
+  if way == "depthwise" and not isinstance(padding, str) and has_one_device():
+    # Several devices would exchange all images for a loop over them.
+    window = _Window(rhs.shape[:2], tuple(window_strides), padding)
+
+    def over_input(images):
+      return _depthwise(images, rhs, window_strides, padding)
+
+    (lhs_gradient,) = jax.linear_transpose(over_input, lhs)(cotangent)
+    return lhs_gradient, _depthwise_kernel_gradient(lhs, cotangent, window)
   if way == "grouped":
     ungroup = functools.partial(_ungrouped, groups=feature_group_count)
     full, pull_back_kernel = jax.vjp(ungroup, rhs)
@@ -381,6 +390,43 @@ def _depthwise(
       window = padded[:, i : i + height : strides[0], j : j + width : strides[1]]
       total = total + window * kernel[i : i + 1, j : j + 1]
   return total.astype(lhs.dtype)
+
+
+def _depthwise_kernel_gradient(
+  lhs: jax.Array, cotangent: jax.Array, window: _Window
+) -> jax.Array:
+  """Returns the gradient [k, k, 1, D] of a depthwise convolution's kernel.
+
+  It is summed up image by image: XLA computes a sum over images and positions several
+  times slower in one go, once for each pixel of the kernel.
+
+  Args:
+    lhs: [B, H, W, D] input.
+    cotangent: [B, H', W', D].
+    window: of the convolution.
+  """
+  padded = jnp.pad(lhs, ((0, 0), *window.padding, (0, 0)))
+  rows, columns = window.size
+  height = padded.shape[1] - rows + 1
+  width = padded.shape[2] - columns + 1
+  down, right = window.strides
+
+  def add(sums, image_and_cotangent):
+    image, image_cotangent = image_and_cotangent
+    image = image.astype(jnp.float32)
+    image_cotangent = image_cotangent.astype(jnp.float32)
+    added = []
+    for i in range(rows):
+      for j in range(columns):
+        view = image[i : i + height : down, j : j + width : right]
+        added.append(sums[i * columns + j] + view * image_cotangent)
+    return added, None
+
+  nothing = jnp.zeros(cotangent.shape[1:], jnp.float32)
+  sums, _ = lax.scan(add, [nothing] * (rows * columns), (padded, cotangent))
+  by_pixel = jnp.stack([jnp.sum(total, axis=(0, 1)) for total in sums])
+  shape = (rows, columns, 1, lhs.shape[-1])
+  return by_pixel.reshape(shape).astype(cotangent.dtype)
 
 
 def _pointwise(lhs: jax.Array, rhs: jax.Array, strides: Sequence[int]) -> jax.Array:

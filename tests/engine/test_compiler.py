@@ -56,5 +56,10 @@ def test_a_choice_of_the_environment_is_kept(mesh, monkeypatch):
 
 
 def test_an_option_that_this_xla_does_not_have_is_left_out(mesh, monkeypatch):
-  monkeypatch.setattr(compiler, "_WITHOUT_YNN", "xla_cpu_was_removed")
+  monkeypatch.setattr(compiler, "_YNN", "xla_cpu_was_removed")
+  assert compiler_options(mesh) is None
+
+
+def test_a_value_that_this_xla_does_not_have_is_left_out(mesh, monkeypatch):
+  monkeypatch.setattr(compiler, "_PRODUCTS", "LIBRARY_FUSION_TYPE_REMOVED")
   assert compiler_options(mesh) is None

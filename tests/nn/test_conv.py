@@ -148,6 +148,24 @@ def test_conv_and_its_gradients_are_those_of_lax(rng, geometry):
   check(run(member_conv, x, w), run(lax.conv_general_dilated, x, w), 1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_gradients_of_one_device_are_those_of_lax(rng, monkeypatch, stride):
+  # It loops over the images.
+  monkeypatch.setattr("jaxdistill.nn.conv.has_one_device", lambda: True)
+  x = jnp.asarray(rng.normal(size=(2, 5, 7, 6, 4)), jnp.float32)
+  w = jnp.asarray(rng.normal(size=(2, 3, 3, 1, 4)), jnp.float32)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(function, x, w):
+    def loss(x, w):
+      return jnp.sum(linen_conv(function, x, w, stride=stride, groups=4) ** 2)
+
+    return jax.vmap(jax.grad(loss, argnums=(0, 1)))(x, w)
+
+  assert "while" in run.lower(member_conv, x, w).as_text()
+  check(run(member_conv, x, w), run(lax.conv_general_dilated, x, w), 1e-5)
+
+
 def test_gradients_of_a_large_batch_in_a_loop_are_those_of_lax(rng, monkeypatch):
   # In parts, though the images are small.
   monkeypatch.setattr("jaxdistill.nn.conv.WORTH_PARTS", 0)
