@@ -178,17 +178,20 @@ def _worst(per_class: Sequence[float | None]) -> list[tuple[int, float]]:
 
 def _show_noise(noise: Mapping[str, Any], console: Console) -> None:
   """Prints accuracy and loss at some deviations of the noise."""
-  title = f"Gaussian noise of a standard deviation, means of {noise['draws']} draws"
-  table = Table("member", title=title, box=box.SIMPLE_HEAD)
   positions = [noise["std"].index(deviation) for deviation in _SHOWN_DEVIATIONS]
-  for heading in (heading_of("top-1", percent=True), "NLL"):
+  # Side by side they would not fit a screen of 80 columns.
+  for key, heading, percent in (("top1", "Top-1", True), ("nll", "NLL", False)):
+    title = (
+      f"{heading_of(heading, percent=percent)} under Gaussian noise of a standard "
+      f"deviation, means of {noise['draws']} draws"
+    )
+    table = Table("member", title=title, box=box.SIMPLE_HEAD)
     for deviation in _SHOWN_DEVIATIONS:
-      table.add_column(f"{heading} {deviation:g}", justify="right")
-  for name in noise["top1"]:
-    cells = [per_cent(noise["top1"][name][k]) for k in positions]
-    cells += [number(noise["nll"][name][k], percent=False) for k in positions]
-    table.add_row(name, *cells)
-  console.show(table)
+      table.add_column(f"{deviation:g}", justify="right")
+    for name, values in noise[key].items():
+      cells = [number(values[k], percent=percent) for k in positions]
+      table.add_row(name, *cells)
+    console.show(table)
 
 
 # The command.
