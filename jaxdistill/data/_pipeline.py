@@ -10,12 +10,12 @@ import concurrent.futures
 import functools
 import hashlib
 import itertools
-import os
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from jaxdistill.core.foreign import UnusableFile
+from jaxdistill.core.processors import processors
 from jaxdistill.data._dataset import Images, Request
 from jaxdistill.data._decode import (
   Reading,
@@ -130,7 +130,7 @@ class TfReader:
     self.faulty: dict[str, str] = {}
     self._labels = labels
     self._faults = faults
-    self._threads = threads or len(os.sched_getaffinity(0))
+    self._threads = threads or len(processors())
 
   @property
   def digest(self) -> str:
@@ -279,8 +279,9 @@ class TfReader:
     with concurrent.futures.ThreadPoolExecutor(self._threads) as pool:
       attempts = list(pool.map(self._attempt, rows, draws))
     for place, row, draw, pixels in zip(missing, rows, draws, attempts, strict=True):
-      if pixels is None:
-        pixels = self._read_alone(row, draw)
+      if isinstance(pixels, Exception):
+        self._remember(row, reason(pixels))
+        pixels = self._stand_in(row, draw)
       if pixels is None:
         intact[place] = False
       else:
@@ -289,41 +290,37 @@ class TfReader:
 
   # Faulty images.
 
-  def _attempt(self, row: int, draw: int) -> np.ndarray | None:
-    """Reads one image; None if it cannot be read."""
+  def _attempt(self, row: int, draw: int) -> np.ndarray | Exception:
+    """Reads one image; returns the error if it cannot be read."""
     try:
       return self._read_one(row, draw)
-    except (OSError, ValueError):
-      return None
+    except (OSError, ValueError) as error:
+      return error
 
-  def _read_alone(self, row: int, draw: int) -> np.ndarray | None:
-    """Reads an image that is faulty, or what stands in for it.
+  def _stand_in(self, row: int, draw: int) -> np.ndarray | None:
+    """Reads what stands in for a faulty image.
 
     Returns:
-      uint8[H, W, 3]; None where nothing stands in for it.
+      uint8[H, W, 3]; None where nothing does.
     """
-    for candidate in self._candidates(row):
-      try:
-        return self._read_one(candidate, draw)
-      except (OSError, ValueError) as error:
-        self._remember(candidate, reason(error))
     if self._labels is None:
       return None
+    for candidate in self._others_of_the_class(row, self._labels):
+      pixels = self._attempt(candidate, draw)
+      if not isinstance(pixels, Exception):
+        return pixels
+      self._remember(candidate, reason(pixels))
     raise DataError(
       f"{self.source.name(row)} cannot be read, nor any other image of its class: "
       "replace them"
     )
 
-  def _candidates(self, row: int) -> Iterator[int]:
-    """Yields a row, and those that may stand in for it, in their order."""
-    yield row
-    if self._labels is None:
-      return
-    rows = np.flatnonzero(self._labels == self._labels[row])
+  def _others_of_the_class(self, row: int, labels: np.ndarray) -> list[int]:
+    """Returns the rows that may stand in for one, in their order."""
+    rows = np.flatnonzero(labels == labels[row])
     later = rows[rows > row]
     earlier = rows[rows < row]
-    yield from later.tolist()
-    yield from earlier.tolist()
+    return [*later.tolist(), *earlier.tolist()]
 
   def _read_one(self, row: int, draw: int) -> np.ndarray:
     """Reads one image, by the same operations as the pipeline.

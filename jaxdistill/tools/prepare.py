@@ -35,6 +35,7 @@ from rich.progress import (
 )
 
 from jaxdistill.core.foreign import expand
+from jaxdistill.core.processors import processors
 from jaxdistill.data import shards
 from jaxdistill.errors import (
   BusyError,
@@ -710,6 +711,6 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--workers",
     type=int,
-    default=len(os.sched_getaffinity(0)),
+    default=len(processors()),
     help="number of processes; default: one for each core",
   )

@@ -21,6 +21,7 @@ from rich.progress import (
   TimeRemainingColumn,
 )
 
+from jaxdistill.core.processors import processors
 from jaxdistill.engine.measures import SELECTING
 from jaxdistill.engine.retrieval import RATES
 from jaxdistill.errors import (
@@ -166,13 +167,14 @@ def _spawn(jobs: int, argv: Sequence[str]) -> int:
   Returns:
     The first exit code that is not 0.
   """
-  processors = sorted(os.sched_getaffinity(0))
+  available = processors()
   processes = []
   for job in range(jobs):
-    own = set(processors[job::jobs]) or set(processors)
+    own = set(available[job::jobs]) or set(available)
     command = [sys.executable, "-m", "jaxdistill", "study", *argv, "--jobs=1"]
     process = subprocess.Popen(command)
-    os.sched_setaffinity(process.pid, own)
+    if hasattr(os, "sched_setaffinity"):
+      os.sched_setaffinity(process.pid, own)
     processes.append(process)
   codes = [process.wait() for process in processes]
   return next((code for code in codes if code), 0)
