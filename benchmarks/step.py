@@ -80,11 +80,9 @@ def _without_chunks():
 
 def _unshared():
   """Leaves every convolution on a CPU to the library that XLA takes by itself."""
-  from jaxdistill.engine import compiler
   from jaxdistill.nn import conv
 
   conv.shares_convolutions = _no
-  compiler.shares_convolutions = _no
 
 
 def _no():

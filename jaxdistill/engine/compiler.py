@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxdistill.engine import sharding
-from jaxdistill.nn.conv import shares_convolutions
+from jaxdistill.nn import conv
 
 # What XLA gives to YNN: of all that it may be, matrix products only.
 _YNN = "xla_cpu_experimental_ynn_fusion_type"
@@ -24,7 +24,7 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
   Args:
     mesh: device mesh.
   """
-  if sharding.platform_of(mesh) != "cpu" or not shares_convolutions():
+  if sharding.platform_of(mesh) != "cpu" or not conv.shares_convolutions():
     return None
   if _YNN in os.environ.get("XLA_FLAGS", "") or not _is_known(_YNN, _PRODUCTS):
     return None

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import contextvars
 import functools
-import os
+import itertools
+import math
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -15,6 +16,8 @@ import jax
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 import jax.numpy as jnp
+
+from jaxdistill.core.processors import processors
 
 # What Linen passes for two spatial dimensions.
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
@@ -219,7 +222,7 @@ def shares_convolutions() -> bool:
   With several devices each has a part of them: then it is not, so that the bits do not
   depend on the number of processes.
   """
-  return has_one_device() and len(os.sched_getaffinity(0)) > 1
+  return has_one_device() and len(processors()) > 1
 
 
 def _cpu_gradients(
@@ -245,24 +248,6 @@ def _cpu_gradients(
     with call:
       kernel_gradient = _kernel_gradient(lhs, cotangent, window)
     return _input_gradient(rhs, cotangent, lhs.shape[1:3], window), kernel_gradient
-  if way == "depthwise" and not isinstance(padding, str) and has_one_device():
-    # Several devices would exchange all images for a loop over them.
-    window = _Window(rhs.shape[:2], tuple(window_strides), padding)
-
-    def over_input(images):
-      return _depthwise(images, rhs, window_strides, padding)
-
-    (lhs_gradient,) = jax.linear_transpose(over_input, lhs)(cotangent)
-    return lhs_gradient, _depthwise_kernel_gradient(lhs, cotangent, window)
-  if way == "pointwise":
-    # XLA would recompute the layers before the gradient inside of it.
-    lhs, cotangent = _materialised(lhs), _materialised(cotangent)
-
-    def over_pixels(images):
-      return _pointwise(images, rhs, window_strides)
-
-    (lhs_gradient,) = jax.linear_transpose(over_pixels, lhs)(cotangent)
-    return lhs_gradient, _pointwise_kernel_gradient(lhs, cotangent, window_strides)
   if way == "grouped":
     ungroup = functools.partial(_ungrouped, groups=feature_group_count)
     full, pull_back_kernel = jax.vjp(ungroup, rhs)
@@ -277,8 +262,23 @@ def _cpu_gradients(
     feature_group_count=feature_group_count,
     **geometry,
   )
-  _, pull_back = jax.vjp(convolve, _materialised(lhs), rhs)
-  return pull_back(_materialised(cotangent))
+  # XLA would recompute the layers before the gradient inside of it.
+  lhs, cotangent = _materialised(lhs), _materialised(cotangent)
+  if way == "pointwise":
+    kernel_gradient = _pointwise_kernel_gradient(lhs, cotangent, window_strides)
+  # Several devices would exchange all images for a loop over them.
+  elif way == "depthwise" and not isinstance(padding, str) and has_one_device():
+    window = _Window(rhs.shape[:2], tuple(window_strides), padding)
+    kernel_gradient = _depthwise_kernel_gradient(lhs, cotangent, window)
+  else:
+    _, pull_back = jax.vjp(convolve, lhs, rhs)
+    return pull_back(cotangent)
+
+  def over_input(images):
+    return convolve(images, rhs)
+
+  (lhs_gradient,) = jax.linear_transpose(over_input, lhs)(cotangent)
+  return lhs_gradient, kernel_gradient
 
 
 class _Window(NamedTuple):
@@ -388,17 +388,27 @@ def _depthwise(
 
   It is a sum of shifted products, accumulated in float32.
   """
-  padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0))).astype(jnp.float32)
-  kernel = rhs.astype(jnp.float32)
-  rows, columns = kernel.shape[:2]
-  height = padded.shape[1] - rows + 1
-  width = padded.shape[2] - columns + 1
+  padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+  window = _Window(rhs.shape[:2], tuple(strides), padding)
+  kernel = rhs.astype(jnp.float32).reshape(-1, 1, 1, 1, rhs.shape[-1])
   total = jnp.zeros((), jnp.float32)
-  for i in range(rows):
-    for j in range(columns):
-      window = padded[:, i : i + height : strides[0], j : j + width : strides[1]]
-      total = total + window * kernel[i : i + 1, j : j + 1]
+  for view, factor in zip(_views(padded, window), kernel, strict=True):
+    total = total + view.astype(jnp.float32) * factor
   return total.astype(lhs.dtype)
+
+
+def _views(padded: jax.Array, window: _Window) -> Iterator[jax.Array]:
+  """Yields what each pixel of a kernel is multiplied with, row by row.
+
+  Args:
+    padded: [..., H, W, D] input with its borders.
+    window: of the convolution.
+  """
+  height = padded.shape[-3] - window.size[0] + 1
+  width = padded.shape[-2] - window.size[1] + 1
+  down, right = window.strides
+  for i, j in itertools.product(*map(range, window.size)):
+    yield padded[..., i : i + height : down, j : j + width : right, :]
 
 
 def _depthwise_kernel_gradient(
@@ -415,26 +425,20 @@ def _depthwise_kernel_gradient(
     window: of the convolution.
   """
   padded = jnp.pad(lhs, ((0, 0), *window.padding, (0, 0)))
-  rows, columns = window.size
-  height = padded.shape[1] - rows + 1
-  width = padded.shape[2] - columns + 1
-  down, right = window.strides
 
   def add(sums, image_and_cotangent):
     image, image_cotangent = image_and_cotangent
-    image = image.astype(jnp.float32)
     image_cotangent = image_cotangent.astype(jnp.float32)
     added = []
-    for i in range(rows):
-      for j in range(columns):
-        view = image[i : i + height : down, j : j + width : right]
-        added.append(sums[i * columns + j] + view * image_cotangent)
+    for total, view in zip(sums, _views(image, window), strict=True):
+      added.append(total + view.astype(jnp.float32) * image_cotangent)
     return added, None
 
   nothing = jnp.zeros(cotangent.shape[1:], jnp.float32)
-  sums, _ = lax.scan(add, [nothing] * (rows * columns), (padded, cotangent))
+  pixels = math.prod(window.size)
+  sums, _ = lax.scan(add, [nothing] * pixels, (padded, cotangent))
   by_pixel = jnp.stack([jnp.sum(total, axis=(0, 1)) for total in sums])
-  shape = (rows, columns, 1, lhs.shape[-1])
+  shape = (*window.size, 1, lhs.shape[-1])
   return by_pixel.reshape(shape).astype(cotangent.dtype)
 
 
