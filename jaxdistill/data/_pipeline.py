@@ -305,7 +305,7 @@ class TfReader:
     """
     if self._labels is None:
       return None
-    for candidate in self._others_of_the_class(row, self._labels):
+    for candidate in self.stand_ins(row):
       pixels = self._attempt(candidate, draw)
       if not isinstance(pixels, Exception):
         return pixels
@@ -315,9 +315,14 @@ class TfReader:
       "replace them"
     )
 
-  def _others_of_the_class(self, row: int, labels: np.ndarray) -> list[int]:
-    """Returns the rows that may stand in for one, in their order."""
-    rows = np.flatnonzero(labels == labels[row])
+  def stand_ins(self, row: int) -> list[int]:
+    """Returns the rows that may stand in for a faulty one, in their order.
+
+    They are of its class; none where the reader has no labels.
+    """
+    if self._labels is None:
+      return []
+    rows = np.flatnonzero(self._labels == self._labels[row])
     later = rows[rows > row]
     earlier = rows[rows < row]
     return [*later.tolist(), *earlier.tolist()]

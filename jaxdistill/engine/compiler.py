@@ -9,9 +9,9 @@ from jax.sharding import Mesh
 from jaxdistill.engine import sharding
 from jaxdistill.nn import conv
 
-# What XLA gives to YNN: of all that it may be, matrix products only.
+# What XLA gives to YNN: of all that it may be, matrix products and sums only.
 _YNN = "xla_cpu_experimental_ynn_fusion_type"
-_PRODUCTS = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+_TYPES = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 
 
 def compiler_options(mesh: Mesh) -> dict[str, str] | None:
@@ -26,9 +26,9 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
   """
   if sharding.platform_of(mesh) != "cpu" or not conv.shares_convolutions():
     return None
-  if _YNN in os.environ.get("XLA_FLAGS", "") or not _is_known(_YNN, _PRODUCTS):
+  if _YNN in os.environ.get("XLA_FLAGS", "") or not _is_known(_YNN, _TYPES):
     return None
-  return {_YNN: _PRODUCTS}
+  return {_YNN: _TYPES}
 
 
 @functools.cache

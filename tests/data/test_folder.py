@@ -88,7 +88,8 @@ def test_a_fraction_of_every_class_is_held_out(tmp_path):
   assert names_of(folder(**kwargs).test) == names_of(first.test)
   assert names_of(folder(**kwargs, seed=1).test) != names_of(first.test)
   # An image that is held out does not stand in for a faulty one.
-  stand_ins = first.train.reader._candidates(int(first.train.rows[0]))
+  stand_ins = first.train.reader.stand_ins(int(first.train.rows[0]))
+  assert stand_ins
   assert not set(stand_ins) & set(first.test.rows.tolist())
 
 
