@@ -4,9 +4,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxdistill import losses
-from jaxdistill.core.method import Method, Step
-from jaxdistill.core.types import Objective
+from jaxdistill.core.method import Method, Setup, Step
+from jaxdistill.core.types import Objective, PyTree, Variables
 from jaxdistill.errors import require_choice, require_not_negative, require_positive
+from jaxdistill.methods._pairs import (
+  compare_features,
+  init_projectors,
+  mean_over_teachers,
+  require_comparison,
+)
 
 
 def dml(
@@ -15,6 +21,11 @@ def dml(
   temperature: float = 1.0,
   reduce: str = "mean",
   target: str = "pairwise",
+  beta: float = 0.0,
+  feature: str = "pooled",
+  feature_reduce: str = "mean",
+  projector: str = "auto",
+  feature_view: str = "auto",
 ) -> Method:
   """Returns the method that trains each member towards the predictions of the others.
 
@@ -22,6 +33,8 @@ def dml(
 
   Every p_j is detached. The order of updates is a property of the step
   (`update_order`): "simultaneous", or "sequential" as in the paper's algorithm 1.
+  `beta` adds the feature term with which Competitive Distillation compares itself; it
+  is reduced over the peers as the KL is.
 
   Args:
     weight: factor of the mutual term, at least 0.
@@ -30,20 +43,33 @@ def dml(
       code).
     target: "pairwise", one KL for each peer, or "mean_logits", a single KL to the mean
       of the peers' logits.
+    beta: weight of the feature term, which DML itself does not have.
+    feature: name of the compared feature, "pooled" or "stem", "stage1", ...
+    feature_reduce: see `losses.feature_l2`.
+    projector: "auto" learns a linear map for every pair of members whose features
+      differ in size; "none" refuses such cohorts.
+    feature_view: whether features of perturbed images are compared with others: "auto"
+      not for maps, whose positions no longer correspond, nor when images were mixed;
+      "as_is" always, "skip" never.
 
   Raises:
-    ConfigError: for values out of range.
+    ConfigError: for values out of range, and at initialisation for an unknown feature.
 
   Reference:
     Y. Zhang, T. Xiang, T. Hospedales, H. Lu: Deep Mutual Learning. CVPR 2018, equations
       5 to 9.
+    D. Shi, X. Diao, X. Chen, C. M. John: Competitive Distillation: A Simple Learning
+      Strategy for Improving Visual Classification, table 4, for the feature term.
   Differs from the released code: both members see the same batch, and the KL has no
   epsilon in its logarithms.
   """
-  require_not_negative(weight=weight)
+  require_not_negative(weight=weight, beta=beta)
   require_positive(temperature=temperature)
   require_choice(
     reduce=(reduce, ("mean", "sum")), target=(target, ("pairwise", "mean_logits"))
+  )
+  require_comparison(
+    feature_reduce=feature_reduce, projector=projector, feature_view=feature_view
   )
 
   def pairwise(logits: jax.Array, teachers: jax.Array, peers: jax.Array) -> jax.Array:
@@ -65,10 +91,29 @@ def dml(
 
   mutual = pairwise if target == "pairwise" else to_mean_logits
 
+  def over_peers(step: Step) -> jax.Array:
+    """Returns how much of the distance to each peer is counted: f32[M, M, 1]."""
+    peers = step.outputs.peers
+    weights = peers.astype(jnp.float32)
+    if reduce == "mean":
+      weights /= jnp.maximum(peers.sum(axis=1, keepdims=True), 1)
+    return weights[..., None]
+
   def loss(step: Step) -> Objective:
     logits = step.outputs.logits
     teachers = jax.lax.stop_gradient(logits)
     kl = mutual(logits, teachers, step.outputs.peers)
-    return Objective(member=step.label_loss + weight * kl, metrics={"kl": kl})
+    member = step.label_loss + weight * kl
+    logged = {"kl": kl}
+    if beta:
+      pairs = compare_features(step, feature, feature_reduce, feature_view)
+      logged["feature"] = mean_over_teachers(over_peers(step), pairs)
+      member += beta * logged["feature"]
+    return Objective(member=member, metrics=logged)
 
-  return Method(loss=loss, min_members=2)
+  def init(key: jax.Array, setup: Setup) -> tuple[Variables, PyTree]:
+    if not beta:
+      return {}, {}
+    return init_projectors(key, setup, feature, projector), {}
+
+  return Method(loss=loss, init=init, min_members=2)

@@ -41,6 +41,17 @@ def test_cores_share_a_convolution_where_a_device_has_several(mesh):
   assert "ynn" not in convolution_program(options).as_text()
 
 
+def test_sums_and_products_stay_with_the_library(mesh):
+  options = compiler_options(mesh)
+  x = jnp.ones((4096, 144))
+
+  def text(function):
+    return jax.jit(function, compiler_options=options).lower(x).compile().as_text()
+
+  assert "ynn" in text(lambda x: x.sum(axis=0))
+  assert "ynn" in text(lambda x: x.T @ x)
+
+
 def test_nothing_is_told_where_devices_have_one_core_each(mesh, monkeypatch):
   monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1})
   assert compiler_options(mesh) is None
@@ -61,5 +72,5 @@ def test_an_option_that_this_xla_does_not_have_is_left_out(mesh, monkeypatch):
 
 
 def test_a_value_that_this_xla_does_not_have_is_left_out(mesh, monkeypatch):
-  monkeypatch.setattr(compiler, "_PRODUCTS", "LIBRARY_FUSION_TYPE_REMOVED")
+  monkeypatch.setattr(compiler, "_TYPES", "LIBRARY_FUSION_TYPE_REMOVED")
   assert compiler_options(mesh) is None

@@ -175,10 +175,37 @@ def test_dml_of_two_is_the_same_for_mean_sum_and_mean_logits(case):
     np.testing.assert_allclose(expected, member, rtol=1e-6)
 
 
+@pytest.mark.parametrize("reduce, share", [("mean", 1 / 2), ("sum", 1)])
+def test_the_feature_term_of_dml_is_the_distance_to_every_peer(case, reduce, share):
+  logits, labels, features = case
+  pooled = np.asarray(features["pooled"])
+
+  def objective_of(pooled, beta):
+    which = method("dml", reduce=reduce, beta=beta)
+    return evaluate(which, logits, labels, features={"pooled": pooled})
+
+  without = objective_of(pooled, 0.0)
+  assert "feature" not in without.metrics
+  found = objective_of(pooled, 0.5)
+  differences = pooled[:, None] - pooled[None, :]
+  expected = share * np.square(differences).mean(axis=(2, 3)).sum(axis=1)
+  np.testing.assert_allclose(found.metrics["feature"], expected, rtol=1e-5)
+  np.testing.assert_allclose(found.member, without.member + 0.5 * expected, rtol=1e-5)
+
+  # Peers are detached.
+  gradient = jax.grad(lambda pooled: objective_of(pooled, 0.5).member.sum())(pooled)
+  size = pooled.shape[1] * pooled.shape[2]
+  expected = 0.5 * share * 2 * differences.sum(axis=1) / size
+  np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("target", ["pairwise", "mean_logits"])
 def test_dml_of_one_is_independent(case, target):
-  logits, labels, _ = case
-  dml = evaluate(method("dml", target=target), logits[:1], labels)
+  logits, labels, features = case
+  own = {key: value[:1] for key, value in features.items()}
+  dml = evaluate(
+    method("dml", target=target, beta=1.0), logits[:1], labels, features=own
+  )
   alone = evaluate(method("independent"), logits[:1], labels)
   np.testing.assert_array_equal(dml.member, alone.member)
 
@@ -191,6 +218,7 @@ def test_dml_of_one_is_independent(case, target):
     ("competitive", {"scope": "sample"}),
     ("dml", {}),
     ("dml", {"target": "mean_logits"}),
+    ("dml", {"beta": 1.0}),
   ],
 )
 def test_a_member_that_is_not_finite_neither_teaches_nor_harms(case, name, kwargs):
@@ -277,6 +305,8 @@ def test_a_member_with_huge_logits_leaves_the_others_finite(case, name, kwargs):
       "temperature must be a finite number above 0, got nan",
     ),
     ("dml", {"reduce": "max"}, "reduce must be one of mean, sum"),
+    ("dml", {"beta": -1.0}, "beta must be a finite number of at least 0, got -1.0"),
+    ("dml", {"projector": "mine"}, "projector must be one of auto, none, got 'mine'"),
   ],
 )
 def test_bad_arguments_are_refused(name, kwargs, message):
