@@ -236,18 +236,16 @@ def _cpu_gradients(
 ) -> tuple[jax.Array, jax.Array]:
   """Computes the gradients of `_cpu_conv` for its input and its kernel."""
   way = _cpu_way(lhs, rhs, padding, feature_group_count, geometry)
-  if way == "dense" and not isinstance(padding, str):
-    window = _Window(rhs.shape[:2], tuple(window_strides), padding)
-    # XLA does not fuse across a call that it may not inline: it would recompute the
-    # layers before the gradient inside its transpositions. With several devices, a sum
-    # over the batch in such a call is an exchange that each process makes in an order
-    # of its own, so that they would wait for each other.
-    call = contextlib.nullcontext()
-    if has_one_device():
-      call = set_xla_metadata(inlineable="false")
-    with call:
-      kernel_gradient = _kernel_gradient(lhs, cotangent, window)
-    return _input_gradient(rhs, cotangent, lhs.shape[1:3], window), kernel_gradient
+  if way == "general" or isinstance(padding, str):
+    convolve = functools.partial(
+      lax.conv_general_dilated,
+      window_strides=window_strides,
+      padding=padding,
+      feature_group_count=feature_group_count,
+      **geometry,
+    )
+    _, pull_back = jax.vjp(convolve, _materialised(lhs), rhs)
+    return pull_back(_materialised(cotangent))
   if way == "grouped":
     ungroup = functools.partial(_ungrouped, groups=feature_group_count)
     full, pull_back_kernel = jax.vjp(ungroup, rhs)
@@ -255,30 +253,14 @@ def _cpu_gradients(
       lhs, full, cotangent, window_strides, padding, **geometry
     )
     return lhs_gradient, *pull_back_kernel(full_gradient)
-  convolve = functools.partial(
-    _cpu_conv,
-    window_strides=window_strides,
-    padding=padding,
-    feature_group_count=feature_group_count,
-    **geometry,
-  )
+  window = _Window(rhs.shape[:2], tuple(window_strides), padding)
+  if way == "dense":
+    return _dense_gradients(lhs, rhs, cotangent, window)
   # XLA would recompute the layers before the gradient inside of it.
   lhs, cotangent = _materialised(lhs), _materialised(cotangent)
-  if way == "pointwise":
-    kernel_gradient = _pointwise_kernel_gradient(lhs, cotangent, window_strides)
-  # Several devices would exchange all images for a loop over them.
-  elif way == "depthwise" and not isinstance(padding, str) and has_one_device():
-    window = _Window(rhs.shape[:2], tuple(window_strides), padding)
-    kernel_gradient = _depthwise_kernel_gradient(lhs, cotangent, window)
-  else:
-    _, pull_back = jax.vjp(convolve, lhs, rhs)
-    return pull_back(cotangent)
-
-  def over_input(images):
-    return convolve(images, rhs)
-
-  (lhs_gradient,) = jax.linear_transpose(over_input, lhs)(cotangent)
-  return lhs_gradient, kernel_gradient
+  if way == "depthwise":
+    return _depthwise_gradients(lhs, rhs, cotangent, window)
+  return _pointwise_gradients(lhs, rhs, cotangent, window.strides)
 
 
 class _Window(NamedTuple):
@@ -293,6 +275,29 @@ class _Window(NamedTuple):
   size: tuple[int, ...]
   strides: tuple[int, ...]
   padding: Borders
+
+
+def _dense_gradients(
+  lhs: jax.Array, rhs: jax.Array, cotangent: jax.Array, window: _Window
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the gradients of a convolution in which all channels are mixed.
+
+  Args:
+    lhs: [B, H, W, D] input.
+    rhs: [k, k, D, F] kernel.
+    cotangent: [B, H', W', F].
+    window: of the convolution.
+  """
+  # XLA does not fuse across a call that it may not inline: it would recompute the
+  # layers before the gradient inside its transpositions. With several devices, a sum
+  # over the batch in such a call is an exchange that each process makes in an order of
+  # its own, so that they would wait for each other.
+  call = contextlib.nullcontext()
+  if has_one_device():
+    call = set_xla_metadata(inlineable="false")
+  with call:
+    kernel_gradient = _kernel_gradient(lhs, cotangent, window)
+  return _input_gradient(rhs, cotangent, lhs.shape[1:3], window), kernel_gradient
 
 
 @functools.partial(jax.jit, static_argnames="window")
@@ -354,20 +359,33 @@ def _input_gradient(
     side: (H, W).
     window: of the convolution.
   """
+  return lax.conv_general_dilated(
+    cotangent,
+    rhs[::-1, ::-1].transpose(0, 1, 3, 2),
+    window_strides=(1, 1),
+    padding=_borders_of_cotangent(cotangent, side, window),
+    lhs_dilation=window.strides,
+    dimension_numbers=NHWC,
+  )
+
+
+def _borders_of_cotangent(
+  cotangent: jax.Array, side: Sequence[int], window: _Window
+) -> list[tuple[int, int]]:
+  """Returns what a cotangent is padded with so that windows of it give the input's.
+
+  Args:
+    cotangent: [B, H', W', F], to be dilated by the strides.
+    side: (H, W) of the input.
+    window: of the convolution.
+  """
   borders = []
   for axis in range(2):
     before = window.size[axis] - 1 - window.padding[axis][0]
     reach = (cotangent.shape[1 + axis] - 1) * window.strides[axis] + 1
     after = side[axis] + window.size[axis] - 1 - reach - before
     borders.append((before, after))
-  return lax.conv_general_dilated(
-    cotangent,
-    rhs[::-1, ::-1].transpose(0, 1, 3, 2),
-    window_strides=(1, 1),
-    padding=borders,
-    lhs_dilation=window.strides,
-    dimension_numbers=NHWC,
-  )
+  return borders
 
 
 def _is_default(geometry: dict[str, Any]) -> bool:
@@ -384,17 +402,25 @@ def _reads_single_pixels(rhs: jax.Array, padding: Borders) -> bool:
 def _depthwise(
   lhs: jax.Array, rhs: jax.Array, strides: Sequence[int], padding: Borders
 ) -> jax.Array:
-  """Convolves every channel with its own kernel.
-
-  It is a sum of shifted products, accumulated in float32.
-  """
-  padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+  """Convolves every channel with its own kernel."""
   window = _Window(rhs.shape[:2], tuple(strides), padding)
+  padded = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
+  return _weigh_views(padded, rhs, window)
+
+
+def _weigh_views(padded: jax.Array, rhs: jax.Array, window: _Window) -> jax.Array:
+  """Returns the sum of all views times their pixels of a kernel, taken in float32.
+
+  Args:
+    padded: [B, H, W, D] input with its borders.
+    rhs: [k, k, 1, D] kernel.
+    window: of the convolution.
+  """
   kernel = rhs.astype(jnp.float32).reshape(-1, 1, 1, 1, rhs.shape[-1])
   total = jnp.zeros((), jnp.float32)
   for view, factor in zip(_views(padded, window), kernel, strict=True):
     total = total + view.astype(jnp.float32) * factor
-  return total.astype(lhs.dtype)
+  return total.astype(padded.dtype)
 
 
 def _views(padded: jax.Array, window: _Window) -> Iterator[jax.Array]:
@@ -409,6 +435,54 @@ def _views(padded: jax.Array, window: _Window) -> Iterator[jax.Array]:
   down, right = window.strides
   for i, j in itertools.product(*map(range, window.size)):
     yield padded[..., i : i + height : down, j : j + width : right, :]
+
+
+def _depthwise_gradients(
+  lhs: jax.Array, rhs: jax.Array, cotangent: jax.Array, window: _Window
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the gradients of a depthwise convolution.
+
+  Args:
+    lhs: [B, H, W, D] input.
+    rhs: [k, k, 1, D] kernel.
+    cotangent: [B, H', W', D].
+    window: of the convolution.
+  """
+  lhs_gradient = _depthwise_input_gradient(rhs, cotangent, lhs.shape[1:3], window)
+  # Several devices would exchange all images for a loop over them.
+  if has_one_device():
+    return lhs_gradient, _depthwise_kernel_gradient(lhs, cotangent, window)
+
+  def over_kernel(kernel: jax.Array) -> jax.Array:
+    return _depthwise(lhs, kernel, window.strides, window.padding)
+
+  (kernel_gradient,) = jax.linear_transpose(over_kernel, rhs)(cotangent)
+  return lhs_gradient, kernel_gradient
+
+
+def _depthwise_input_gradient(
+  rhs: jax.Array, cotangent: jax.Array, side: Sequence[int], window: _Window
+) -> jax.Array:
+  """Convolves the cotangent with the turned kernel, every channel with its own.
+
+  As JAX derives it, it is a sum of maps that are padded differently, and XLA tests at
+  every pixel of each whether it is in the border.
+
+  Args:
+    rhs: [k, k, 1, D] kernel.
+    cotangent: [B, H', W', D].
+    side: (H, W) of the input.
+    window: of the convolution.
+  """
+  borders = [(0, 0, 0)]
+  for (before, after), stride in zip(
+    _borders_of_cotangent(cotangent, side, window), window.strides, strict=True
+  ):
+    borders.append((before, after, stride - 1))
+  borders.append((0, 0, 0))
+  padded = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), borders)
+  every_pixel = window._replace(strides=(1, 1))
+  return _weigh_views(padded, rhs[::-1, ::-1], every_pixel)
 
 
 def _depthwise_kernel_gradient(
@@ -447,6 +521,25 @@ def _pointwise(lhs: jax.Array, rhs: jax.Array, strides: Sequence[int]) -> jax.Ar
   kept = lhs[:, :: strides[0], :: strides[1]]
   over_channels = (((3,), (0,)), ((), ()))
   return lax.dot_general(kept, rhs[0, 0], over_channels)
+
+
+def _pointwise_gradients(
+  lhs: jax.Array, rhs: jax.Array, cotangent: jax.Array, strides: Sequence[int]
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the gradients of `_pointwise`.
+
+  Args:
+    lhs: [B, H, W, D] input.
+    rhs: [1, 1, D, F] kernel.
+    cotangent: [B, H', W', F].
+    strides: rows and columns between the pixels that are kept.
+  """
+
+  def over_input(images: jax.Array) -> jax.Array:
+    return _pointwise(images, rhs, strides)
+
+  (lhs_gradient,) = jax.linear_transpose(over_input, lhs)(cotangent)
+  return lhs_gradient, _pointwise_kernel_gradient(lhs, cotangent, strides)
 
 
 def _pointwise_kernel_gradient(
