@@ -49,7 +49,7 @@ from jaxdistill.engine.modules import (
 )
 from jaxdistill.engine.updates import ORDERS, Problem, Solution
 from jaxdistill.errors import naming
-from jaxdistill.nn.conv import group_statistics
+from jaxdistill.nn.norm import group_statistics
 
 
 def init_state(

@@ -10,7 +10,8 @@ from jaxdistill.core import rng
 from jaxdistill.core.method import GroupSpec, Setup
 from jaxdistill.core.types import ModelOutput, Outputs, PyTree, Variables
 from jaxdistill.errors import require
-from jaxdistill.nn.conv import batch_norm, member_conv
+from jaxdistill.nn.conv import member_conv
+from jaxdistill.nn.norm import batch_norm
 
 
 class Head(NamedTuple):

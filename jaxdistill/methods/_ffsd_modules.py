@@ -11,7 +11,8 @@ from jaxdistill import losses
 from jaxdistill.core import rng
 from jaxdistill.core.method import SHARED
 from jaxdistill.core.types import Outputs, PyTree, Variables
-from jaxdistill.nn.conv import batch_norm, convolution, member_conv
+from jaxdistill.nn.conv import convolution, member_conv
+from jaxdistill.nn.norm import batch_norm
 
 # Attention is the square of a map.
 _LARGEST = losses.LARGEST**0.5

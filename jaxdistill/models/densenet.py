@@ -20,8 +20,9 @@ import jax.numpy as jnp
 
 from jaxdistill.core.types import ModelOutput
 from jaxdistill.errors import require
-from jaxdistill.nn.conv import batch_norm, convolution
+from jaxdistill.nn.conv import convolution
 from jaxdistill.nn.heads import classify
+from jaxdistill.nn.norm import batch_norm
 
 IMAGE_SIZE = 32
 NUM_BLOCKS = 3

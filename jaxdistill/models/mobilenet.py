@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from jaxdistill.core.types import ModelOutput
 from jaxdistill.errors import require_choice, require_positive, require_rate
+from jaxdistill.nn.activations import relu6
 from jaxdistill.nn.conv import conv_norm
 from jaxdistill.nn.heads import classify
 
@@ -158,7 +159,7 @@ class MobileNetV1(nn.Module):
         groups=groups,
       )
       # The paper says ReLU; the released code has ReLU6.
-      return nn.relu6(x)
+      return relu6(x)
 
     stride = _stem_stride(self.stem)
     channels = _channels(32 * self.width)
@@ -214,7 +215,7 @@ class MobileNetV2(nn.Module):
     def unit(x, channels, kernel, stride=1, *, at, groups=1):
       names = (f"{at}.0", f"{at}.1")
       x = linear(x, channels, kernel, stride=stride, groups=groups, names=names)
-      return nn.relu6(x)
+      return relu6(x)
 
     def inverted_residual(x, channels, expansion, *, stride, at):
       hidden = expansion * x.shape[-1]

@@ -1,7 +1,4 @@
-"""Convolution and batch normalisation as all networks use them.
-
-Above all a convolution that can be stacked over members.
-"""
+"""Convolution as all networks use it: it can be stacked over members."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -18,6 +15,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 import jax.numpy as jnp
 
 from jaxdistill.core.processors import processors
+from jaxdistill.nn.norm import batch_norm
 
 # What Linen passes for two spatial dimensions.
 NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
@@ -35,7 +33,6 @@ WORTH_PARTS_SHARED = 2**23
 Borders = Sequence[tuple[int, int]]
 
 _AS_WRITTEN = contextvars.ContextVar("as_written", default=False)
-_STATISTICS_GROUPS = contextvars.ContextVar("statistics_groups", default=1)
 
 
 @contextlib.contextmanager
@@ -610,77 +607,6 @@ def convolution(
     conv_general_dilated=member_conv,
     kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
     name=name,
-  )
-
-
-@contextlib.contextmanager
-def group_statistics(groups: int) -> Iterator[None]:
-  """Inside, batches are normalised in so many groups of examples in a row.
-
-  Each is normalised by its own statistics. Devices that hold whole groups have nothing
-  to send each other, and the result does not depend on how many devices there are.
-
-  Args:
-    groups: a divisor of the batch size.
-  """
-  token = _STATISTICS_GROUPS.set(groups)
-  try:
-    yield
-  finally:
-    _STATISTICS_GROUPS.reset(token)
-
-
-class BatchNorm(nn.BatchNorm):
-  """Batch normalisation whose statistics are those of groups, see `group_statistics`.
-
-  Running statistics move towards the mean over the groups.
-  """
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Normalises [B, ..., D] over all axes but the last."""
-    groups = _STATISTICS_GROUPS.get()
-    if groups == 1 or self.use_running_average:
-      return super().__call__(x)
-    channels = x.shape[-1:]
-    scale = self.param("scale", self.scale_init, channels, self.param_dtype)
-    bias = self.param("bias", self.bias_init, channels, self.param_dtype)
-    running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-    running_var = self.variable("batch_stats", "var", jnp.ones, channels)
-
-    grouped = x.reshape(groups, -1, *x.shape[1:]).astype(jnp.float32)
-    own_axes = tuple(range(1, grouped.ndim - 1))
-    mean = grouped.mean(own_axes, keepdims=True)
-    mean_square = jnp.square(grouped).mean(own_axes, keepdims=True)
-    var = jnp.maximum(mean_square - jnp.square(mean), 0)
-
-    def move(running: Any, value: jax.Array) -> None:
-      new = value.reshape(groups, -1).mean(axis=0)
-      running.value = self.momentum * running.value + (1 - self.momentum) * new
-
-    if not self.is_initializing():
-      move(running_mean, mean)
-      move(running_var, var)
-    over_channels = (1,) * (grouped.ndim - 1) + channels
-    factor = lax.rsqrt(var + self.epsilon) * scale.reshape(over_channels)
-    normalised = (grouped - mean) * factor + bias.reshape(over_channels)
-    return normalised.reshape(x.shape).astype(self.dtype)
-
-
-def batch_norm(
-  train: bool, dtype: Any = jnp.float32, *, name: str | None = None
-) -> BatchNorm:
-  """Returns batch normalisation with PyTorch's constants.
-
-  Running variances stay biased, as Flax has them.
-
-  Args:
-    train: whether to normalise by the batch's own statistics.
-    dtype: computation dtype.
-    name: of the module.
-  """
-  return BatchNorm(
-    use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
   )
 
 

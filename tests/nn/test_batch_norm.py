@@ -9,7 +9,7 @@ import pytest
 from jaxdistill.core import registry
 from jaxdistill.engine import sharding
 from jaxdistill.nn import batch_norm
-from jaxdistill.nn.conv import group_statistics
+from jaxdistill.nn.norm import group_statistics
 from tests.helpers import toy
 
 
@@ -48,6 +48,45 @@ def test_one_group_is_the_batch_norm_of_linen(images, variables):
   jax.tree.map(
     np.testing.assert_array_equal, apply(variables, images, groups=1), expected
   )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradients_are_those_that_jax_derives(images, variables, rng, dtype):
+  """Also through the statistics themselves."""
+  images = images.astype(dtype)
+  plain = nn.BatchNorm(use_running_average=False, momentum=0.9, dtype=dtype)
+  weights = jnp.asarray(rng.normal(size=images.shape), jnp.float32)
+  own = batch_norm(train=True, dtype=dtype)
+
+  def loss(module, params, images):
+    start = {**variables, "params": params}
+    normalised, updated = module.apply(start, images, mutable=["batch_stats"])
+    stats = jax.tree.leaves(updated["batch_stats"])
+    return (normalised * weights).sum() + sum(jnp.square(stat).sum() for stat in stats)
+
+  gradient = jax.grad(loss, argnums=(1, 2))
+  found = gradient(own, variables["params"], images)
+  expected = gradient(plain, variables["params"], images)
+  limit = 1e-5 if dtype == jnp.float32 else 1e-2
+
+  def check(found, expected):
+    assert found.dtype == expected.dtype
+    found, expected = np.asarray(found, np.float32), np.asarray(expected, np.float32)
+    largest = np.abs(expected).max()
+    assert largest > 0.1
+    np.testing.assert_allclose(found, expected, rtol=0, atol=limit * largest)
+
+  jax.tree.map(check, found, expected)
+
+
+def test_gradients_of_groups_are_those_of_batches_of_their_own(images, variables):
+  def loss(images, groups):
+    return jnp.square(apply(variables, images, groups)[0] - images).sum()
+
+  found = jax.grad(loss)(images, 4)
+  for start in range(0, 16, 4):
+    expected = jax.grad(loss)(images[start : start + 4], 1)
+    np.testing.assert_allclose(found[start : start + 4], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_devices_with_whole_groups_send_nothing_to_normalise(images, variables):
