@@ -25,6 +25,19 @@ def test_an_experiment_is_built_for_the_devices_that_are_given(monkeypatch):
     assert leaf.sharding.device_set == set(given)
 
 
+def test_on_tpus_members_are_unrolled_where_they_share_a_device(monkeypatch):
+  monkeypatch.setattr(sharding, "platform_of", lambda mesh: "tpu")
+
+  def mappings(*overrides):
+    config = runs.config("independent", "mesh.devices=0", *overrides)
+    specs = build.build(config, devices=jax.devices()[:2]).specs
+    return {spec.mapping for spec in specs}
+
+  assert mappings() == {"unroll"}
+  assert mappings("mapping=vmap") == {"vmap"}
+  assert mappings("mesh.member=2") == {"vmap"}
+
+
 def larger_images(train):
   """A data set whose images of training are not those that networks see."""
   test = Split(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2, np.int32))
