@@ -58,9 +58,10 @@ MOST_MEMBERS = 4096
 
 # With the convolution that carries its own batching rule, vmap is as fast as unrolling
 # on a CPU and compiles faster. For a TPU, XLA makes copies to stack the maps of members
-# behind every convolution and to part them before the next: unrolled, it estimates two
-# thirds of the cycles (docs/pods.md). Nothing was measured on accelerators.
-MAPPING = {"cpu": "vmap", "gpu": "vmap", "tpu": "unroll"}
+# behind every convolution and to part them before the next, but folds members into
+# plain convolutions by itself: it estimates half of the cycles (docs/pods.md). Nothing
+# was measured on accelerators.
+MAPPING = {"cpu": "vmap", "gpu": "vmap", "tpu": "plain"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -571,9 +572,6 @@ def _make_specs(
   mapping = config.mapping
   if mapping == "auto":
     mapping = MAPPING.get(platform, "vmap")
-    # Members on devices of their own run beside each other.
-    if config.mesh.member > 1:
-      mapping = "vmap"
   specs = []
   for name, group in config.cohort.items():
     keys = _optimizer_keys(config, config.optimizer, group.optimizer)

@@ -25,7 +25,7 @@ def test_an_experiment_is_built_for_the_devices_that_are_given(monkeypatch):
     assert leaf.sharding.device_set == set(given)
 
 
-def test_on_tpus_members_are_unrolled_where_they_share_a_device(monkeypatch):
+def test_convolutions_of_members_are_left_to_xla_on_tpus(monkeypatch):
   monkeypatch.setattr(sharding, "platform_of", lambda mesh: "tpu")
 
   def mappings(*overrides):
@@ -33,9 +33,8 @@ def test_on_tpus_members_are_unrolled_where_they_share_a_device(monkeypatch):
     specs = build.build(config, devices=jax.devices()[:2]).specs
     return {spec.mapping for spec in specs}
 
-  assert mappings() == {"unroll"}
+  assert mappings() == mappings("mesh.member=2") == {"plain"}
   assert mappings("mapping=vmap") == {"vmap"}
-  assert mappings("mesh.member=2") == {"vmap"}
 
 
 def larger_images(train):
