@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 import contextlib
 import contextvars
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -77,10 +76,7 @@ class _Normalised(NamedTuple):
   var: jax.Array
 
 
-# As JAX derives the gradient, it is taken through mean and variance one by one: more
-# passes over the map, and more sums that devices have to exchange.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalise(
+def _normalise_by_own(
   x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> _Normalised:
   """Normalises groups of examples by their own statistics.
@@ -100,6 +96,11 @@ def _normalise(
   return _Normalised(normalised, mean=mean.squeeze(axes), var=var.squeeze(axes))
 
 
+# As JAX derives the gradient, it is taken through mean and variance one by one, in more
+# passes over the map.
+_normalise = jax.custom_vjp(_normalise_by_own, nondiff_argnums=(3,))
+
+
 def _axes(x: jax.Array) -> tuple[int, ...]:
   """Returns the axes that statistics are taken over: all but groups and channels."""
   return tuple(range(1, x.ndim - 1))
@@ -113,7 +114,7 @@ def _over_channels(values: jax.Array, x: jax.Array) -> jax.Array:
 def _normalise_forward(
   x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[_Normalised, tuple]:
-  batch = _normalise(x, scale, bias, epsilon)
+  batch = _normalise_by_own(x, scale, bias, epsilon)
   return batch, (x, scale, batch.mean, batch.var)
 
 
