@@ -171,7 +171,8 @@ def init_projectors(
   """
   shapes = {}
   for name, output in setup.outputs.groups.items():
-    known = ", ".join(output.features) or "none: set method.beta=0"
+    known = ", ".join(output.features)
+    known = known or "none: set method.beta=0 (dml: method.feature_weight=0)"
     require(
       feature in output.features,
       f"method.feature {feature!r} is not a feature of {name}: it has {known}",

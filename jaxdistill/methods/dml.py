@@ -21,7 +21,7 @@ def dml(
   temperature: float = 1.0,
   reduce: str = "mean",
   target: str = "pairwise",
-  beta: float = 0.0,
+  feature_weight: float = 0.0,
   feature: str = "pooled",
   feature_reduce: str = "mean",
   projector: str = "auto",
@@ -33,8 +33,8 @@ def dml(
 
   Every p_j is detached. The order of updates is a property of the step
   (`update_order`): "simultaneous", or "sequential" as in the paper's algorithm 1.
-  `beta` adds the feature term with which Competitive Distillation compares itself; it
-  is reduced over the peers as the KL is.
+  `feature_weight` adds the feature term with which Competitive Distillation compares
+  itself; it is reduced over the peers as the KL is.
 
   Args:
     weight: factor of the mutual term, at least 0.
@@ -43,7 +43,7 @@ def dml(
       code).
     target: "pairwise", one KL for each peer, or "mean_logits", a single KL to the mean
       of the peers' logits.
-    beta: weight of the feature term, which DML itself does not have.
+    feature_weight: of the feature term, which DML itself does not have.
     feature: name of the compared feature, "pooled" or "stem", "stage1", ...
     feature_reduce: see `losses.feature_l2`.
     projector: "auto" learns a linear map for every pair of members whose features
@@ -63,7 +63,7 @@ def dml(
   Differs from the released code: both members see the same batch, and the KL has no
   epsilon in its logarithms.
   """
-  require_not_negative(weight=weight, beta=beta)
+  require_not_negative(weight=weight, feature_weight=feature_weight)
   require_positive(temperature=temperature)
   require_choice(
     reduce=(reduce, ("mean", "sum")), target=(target, ("pairwise", "mean_logits"))
@@ -105,14 +105,14 @@ def dml(
     kl = mutual(logits, teachers, step.outputs.peers)
     member = step.label_loss + weight * kl
     logged = {"kl": kl}
-    if beta:
+    if feature_weight:
       pairs = compare_features(step, feature, feature_reduce, feature_view)
       logged["feature"] = mean_over_teachers(over_peers(step), pairs)
-      member += beta * logged["feature"]
+      member += feature_weight * logged["feature"]
     return Objective(member=member, metrics=logged)
 
   def init(key: jax.Array, setup: Setup) -> tuple[Variables, PyTree]:
-    if not beta:
+    if not feature_weight:
       return {}, {}
     return init_projectors(key, setup, feature, projector), {}
 

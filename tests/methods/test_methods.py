@@ -180,8 +180,8 @@ def test_the_feature_term_of_dml_is_the_distance_to_every_peer(case, reduce, sha
   logits, labels, features = case
   pooled = np.asarray(features["pooled"])
 
-  def objective_of(pooled, beta):
-    which = method("dml", reduce=reduce, beta=beta)
+  def objective_of(pooled, weight):
+    which = method("dml", reduce=reduce, feature_weight=weight)
     return evaluate(which, logits, labels, features={"pooled": pooled})
 
   without = objective_of(pooled, 0.0)
@@ -204,7 +204,7 @@ def test_dml_of_one_is_independent(case, target):
   logits, labels, features = case
   own = {key: value[:1] for key, value in features.items()}
   dml = evaluate(
-    method("dml", target=target, beta=1.0), logits[:1], labels, features=own
+    method("dml", target=target, feature_weight=1.0), logits[:1], labels, features=own
   )
   alone = evaluate(method("independent"), logits[:1], labels)
   np.testing.assert_array_equal(dml.member, alone.member)
@@ -218,7 +218,7 @@ def test_dml_of_one_is_independent(case, target):
     ("competitive", {"scope": "sample"}),
     ("dml", {}),
     ("dml", {"target": "mean_logits"}),
-    ("dml", {"beta": 1.0}),
+    ("dml", {"feature_weight": 1.0}),
   ],
 )
 def test_a_member_that_is_not_finite_neither_teaches_nor_harms(case, name, kwargs):
@@ -305,7 +305,11 @@ def test_a_member_with_huge_logits_leaves_the_others_finite(case, name, kwargs):
       "temperature must be a finite number above 0, got nan",
     ),
     ("dml", {"reduce": "max"}, "reduce must be one of mean, sum"),
-    ("dml", {"beta": -1.0}, "beta must be a finite number of at least 0, got -1.0"),
+    (
+      "dml",
+      {"feature_weight": -1.0},
+      "feature_weight must be a finite number of at least 0, got -1.0",
+    ),
     ("dml", {"projector": "mine"}, "projector must be one of auto, none, got 'mine'"),
   ],
 )

@@ -265,9 +265,9 @@ def test_values_out_of_range_are_refused(assignment, message):
     ),
     (
       "config.method.name = 'dml'",
-      "method names dml, but has alpha, beta, feature and 9 more and lacks weight, "
-      "reduce, target: in a config file write config.method = component('methods', "
-      "'dml'), which brings the keys along",
+      "method names dml, but has alpha, beta, kl_view and 5 more and lacks weight, "
+      "reduce, target and 1 more: in a config file write config.method = "
+      "component('methods', 'dml'), which brings the keys along",
     ),
     (
       "config.cohort.convnet.model = 'alexnet'",

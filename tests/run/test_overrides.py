@@ -73,6 +73,12 @@ def test_another_component_brings_its_keys_and_keeps_shared_values():
     "temperature": 3.0,
     "reduce": "sum",
     "target": "pairwise",
+    "feature_reduce": "mean",
+    "feature_view": "auto",
+    "feature": "pooled",
+    "projector": "auto",
+    # The weight of another method's term is not taken over.
+    "feature_weight": 0.0,
   }
   assert config.cohort.convnet.model == "resnet_cifar.resnet20"
   assert config.cohort.convnet.members == 2
