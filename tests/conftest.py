@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdistill.nn import conv
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -62,6 +64,20 @@ def platform(monkeypatch, request):
   # Functions that were traced before have made their choice.
   jax.clear_caches()
   yield request.param
+  jax.clear_caches()
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+  """Convolutions take the way of a process with a single device.
+
+  What was traced inside of it, or before, has made its choice: neither side may see the
+  other's.
+  """
+  jax.clear_caches()
+  with monkeypatch.context() as patch:
+    patch.setattr(conv, "has_one_device", lambda: True)
+    yield
   jax.clear_caches()
 
 

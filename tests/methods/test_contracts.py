@@ -17,7 +17,6 @@ from jaxdistill.core import registry
 from jaxdistill.core.method import Context, variables_of
 from jaxdistill.core.types import Group
 from jaxdistill.engine.cohort import forward
-from jaxdistill.nn import conv
 from jaxdistill.run import checkpoint
 from tests.helpers import toy
 
@@ -212,11 +211,10 @@ def test_member_mappings_agree(name, mapping):
 
 
 @pytest.mark.slow
-def test_the_step_lowers_for_every_platform(name, monkeypatch):
+@pytest.mark.usefixtures("one_device")
+def test_the_step_lowers_for_every_platform(name):
   # The way of a CPU with a single device has a mark of its own.
-  monkeypatch.setattr(conv, "has_one_device", lambda: True)
   made = trial(name)
-  jax.clear_caches()
   (batch,) = toy.batches(0, 1)
 
   def program(*platforms):

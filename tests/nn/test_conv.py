@@ -148,10 +148,10 @@ def test_conv_and_its_gradients_are_those_of_lax(rng, geometry):
   check(run(member_conv, x, w), run(lax.conv_general_dilated, x, w), 1e-5)
 
 
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("stride", [1, 2])
-def test_depthwise_gradients_of_one_device_are_those_of_lax(rng, monkeypatch, stride):
+def test_depthwise_gradients_of_one_device_are_those_of_lax(rng, stride):
   # It loops over the images.
-  monkeypatch.setattr("jaxdistill.nn.conv.has_one_device", lambda: True)
   x = jnp.asarray(rng.normal(size=(2, 5, 7, 6, 4)), jnp.float32)
   w = jnp.asarray(rng.normal(size=(2, 3, 3, 1, 4)), jnp.float32)
 
@@ -250,11 +250,9 @@ def test_gradient_inside_vmap_is_the_gradient_outside(rng):
   check(inside, outside, 1e-6)
 
 
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-def test_members_are_not_run_as_one_grouped_convolution(rng, monkeypatch, platform):
-  monkeypatch.setattr("jaxdistill.nn.conv.has_one_device", lambda: True)
-  # What was traced before has made its choice.
-  jax.clear_caches()
+def test_members_are_not_run_as_one_grouped_convolution(rng, platform):
   x, w = arrays(rng, DENSE, members=2)
 
   def gradient_operations(function):
