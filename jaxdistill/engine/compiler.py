@@ -1,5 +1,6 @@
 """What the compiler is told, besides the program."""
 
+from collections.abc import Callable
 import functools
 import os
 
@@ -29,6 +30,20 @@ def compiler_options(mesh: Mesh) -> dict[str, str] | None:
   if _YNN in os.environ.get("XLA_FLAGS", "") or not _is_known(_YNN, _TYPES):
     return None
   return {_YNN: _TYPES}
+
+
+def jit_for_host(function: Callable, mesh: Mesh) -> Callable:
+  """Jits a function that runs networks on a mesh and whose whole result the host reads.
+
+  Args:
+    function: its arguments and results are pytrees of arrays.
+    mesh: device mesh.
+  """
+  return jax.jit(
+    function,
+    out_shardings=sharding.replicated(mesh),
+    compiler_options=compiler_options(mesh),
+  )
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from jaxdistill.core.method import GroupSpec, mean_ensemble
 from jaxdistill.core.types import Outputs
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import member_names
-from jaxdistill.engine.compiler import compiler_options
+from jaxdistill.engine.compiler import jit_for_host
 from jaxdistill.engine.evaluate import Scored
 from jaxdistill.engine.measures import ALL_MEASURES, MEASURES, Row, classification
 from jaxdistill.engine.resident import Delivered, Resident
@@ -116,11 +116,7 @@ def make_detail_step(score: Score, mesh: Mesh) -> Callable:
     kl = losses.pairwise_kl(outputs.logits, outputs.logits)
     return Batch(label=label, kept=kept, kl=kl.transpose(2, 1, 0))
 
-  return jax.jit(
-    step,
-    out_shardings=sharding.replicated(mesh),
-    compiler_options=compiler_options(mesh),
-  )
+  return jit_for_host(step, mesh)
 
 
 def _predicted(logits: jax.Array) -> jax.Array:
@@ -159,11 +155,7 @@ def make_noise_step(score: Score, mesh: Mesh) -> Callable:
       measured[name] = _TASK_UNDER_NOISE.per_batch(logits, label)
     return measured
 
-  return jax.jit(
-    step,
-    out_shardings=sharding.replicated(mesh),
-    compiler_options=compiler_options(mesh),
-  )
+  return jit_for_host(step, mesh)
 
 
 def rows_under_noise(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Row]:

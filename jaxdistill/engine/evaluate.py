@@ -12,7 +12,7 @@ from jaxdistill.core.method import GroupSpec, Predict, variables_of
 from jaxdistill.core.types import Group, MethodState, Outputs, TrainState
 from jaxdistill.engine import sharding
 from jaxdistill.engine.cohort import active_members, forward, member_names
-from jaxdistill.engine.compiler import compiler_options
+from jaxdistill.engine.compiler import jit_for_host
 from jaxdistill.engine.measures import CLASSIFICATION, Row, Task
 from jaxdistill.engine.resident import Delivered, Part, Resident
 from jaxdistill.errors import DataError
@@ -145,12 +145,7 @@ def make_eval_step(
     scores = score(cohort, method_state, image).scores
     return {name: task.per_batch(scored, label) for name, scored in scores.items()}
 
-  # The host reads all of it.
-  return jax.jit(
-    eval_step,
-    out_shardings=sharding.replicated(mesh),
-    compiler_options=compiler_options(mesh),
-  )
+  return jit_for_host(eval_step, mesh)
 
 
 def _measured(outputs: Outputs, m: int, feature: str) -> jax.Array:
