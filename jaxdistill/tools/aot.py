@@ -62,7 +62,11 @@ _AMOUNT = re.compile(r"\b(\d[\d.]*[KMGT])\b")
 
 
 def shapes_only(
-  examples: tuple[int, int], image: tuple[int, int], classes: int, holdout: float = 0
+  examples: tuple[int, int],
+  image: tuple[int, int],
+  classes: int,
+  holdout: float = 0,
+  per_class: int = 0,
 ) -> Dataset:
   """Returns a data set of the given size that takes no memory.
 
@@ -71,8 +75,11 @@ def shapes_only(
     image: (H, W).
     classes: C.
     holdout: how many of the training images are held out, or a fraction below 1.
+    per_class: training images of each class that are kept before; 0 keeps all.
   """
   train, test = examples
+  if per_class:
+    train = min(train, per_class * classes)
   if holdout < 1:
     holdout = round(holdout * train)
   holdout = int(holdout)
@@ -119,7 +126,7 @@ def _dataset(config: ConfigDict, flags: argparse.Namespace) -> Dataset | None:
     "command line: --examples, --image and --classes tell the size of the data set "
     f"together: give all three, as in {_SIZES}",
   )
-  return shapes_only(*told, config.holdout)
+  return shapes_only(*told, config.holdout, config.examples_per_class)
 
 
 # The step.
