@@ -7,6 +7,7 @@ keyword arguments are config keys of the section `optimizer`. Durations are "500
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import optax
 
 from jaxdistill.core.durations import Clock
@@ -64,7 +65,9 @@ def linear(peak: float, clock: Clock, *, final: float = 0.0) -> optax.Schedule:
     final: fraction of the peak at the end of the run, at least 0.
   """
   require_not_negative(final=final)
-  return optax.linear_schedule(peak, final * peak, clock.total_steps)
+  fall = optax.linear_schedule(peak, final * peak, clock.total_steps)
+  # Rounding may take the last rate below zero.
+  return lambda step: jnp.maximum(fall(step), 0)
 
 
 def exponential(

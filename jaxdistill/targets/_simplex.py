@@ -133,6 +133,8 @@ def _newton_move(
   # A member that takes no part has a 1 on the diagonal and moves by 0.
   matrix = hessian + jnp.diag(_one_if_absent(weights * slack, alive))
   descent = alive * (barrier - weights * gradient)
+  # Whatever is along the weights would be taken out below, and most digits with it.
+  descent -= weights * descent.sum()
   free, along = solve(matrix, jnp.stack([descent, weights], axis=1)).T
   # The second solution takes out the part of the step that would change the sum of the
   # weights.
