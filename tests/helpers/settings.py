@@ -1,15 +1,10 @@
 """Settings of every process that the tests start, set before JAX is imported."""
 
-import importlib.metadata
 import os
 import tempfile
 
 # Unoptimised code compiles several times faster, and compilation is most of the work.
 FAST_COMPILE = "--xla_backend_optimization_level=0"
-# Half of what is left are XLA's newer emitters for a CPU. The flag will not stay, and
-# an XLA that does not know it ends the process.
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-  FAST_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 # See jaxdistill/engine/sharding.py.
 IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 CACHE = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.join(
