@@ -23,6 +23,7 @@ from jaxdistill.inputs.normalize import to_float
 from jaxdistill.inputs.perturb.pool import make_perturb
 from jaxdistill.inputs.views import make_views
 from jaxdistill.nn import batch_norm, convolution
+from tests.helpers import settings
 
 SHAPE = (8, 8, 3)
 CLASSES = 5
@@ -146,7 +147,8 @@ class Trial:
         num_classes=CLASSES,
         num_examples=EXAMPLES,
         clock=CLOCK,
-      )
+      ),
+      compiler_options=settings.QUICK_STEP,
     )
     self.step = make_train_step(
       specs,
@@ -166,7 +168,7 @@ class Trial:
       "holdout": put_resident(self.mesh, *(part[:20] for part in data())),
     }
     self.traces = 0
-    self._jitted = jax.jit(self._traced)
+    self._jitted = jax.jit(self._traced, compiler_options=settings.QUICK_STEP)
 
   def _traced(self, state, batch):
     self.traces += 1
