@@ -79,7 +79,13 @@ def shapes_only(
   """
   train, test = examples
   if per_class:
-    train = min(train, per_class * classes)
+    kept = per_class * classes
+    require(
+      kept <= train,
+      f"examples_per_class is {per_class}, but there are {train} training images of "
+      f"{classes} classes: make it smaller",
+    )
+    train = kept
   if holdout < 1:
     holdout = round(holdout * train)
   holdout = int(holdout)

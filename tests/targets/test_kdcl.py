@@ -226,12 +226,12 @@ def test_kdcl_linear_is_the_optimum(rng, members, scale):
   # 0 count too.
   logits[:, np.arange(8), labels[:8]] += 2 * scale
   best = [lowest_margin(logits[:, b], labels[b]) for b in range(16)]
+  rivals = np.arange(10) != labels[:, None]
 
   # The second way rounds otherwise, and computes a step of the solver more than once.
   for options in (None, settings.QUICK_STEP):
     find = jax.jit(targets.kdcl_linear, compiler_options=options)
     target = np.asarray(find(logits, labels), np.float64)
-    rivals = np.arange(10) != labels[:, None]
     margins = target - target[np.arange(16), labels, None]
     found = np.log(np.sum(np.exp(margins), axis=1, where=rivals))
     # The relative error of the cross-entropy is below the absolute error of the

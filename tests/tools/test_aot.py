@@ -133,6 +133,8 @@ def test_a_data_set_of_shapes_takes_no_memory():
   assert found.train.image.base.nbytes == 1
   few = aot.shapes_only((5000, 500), (8, 8), 10, holdout=0.1, per_class=20)
   assert (len(few.train.label), len(few.holdout.label)) == (180, 20)
+  with pytest.raises(ConfigError, match="examples_per_class is 9, but there are 80"):
+    aot.shapes_only((80, 5), (8, 8), 10, per_class=9)
   with pytest.raises(ConfigError, match="holdout is 5, but there are 5"):
     aot.shapes_only((5, 5), (8, 8), 2, holdout=5)
 
