@@ -152,7 +152,7 @@ def _pool(features: jax.Array, grid: tuple[int, ...]) -> jax.Array:
 
 
 def init_projectors(
-  key: jax.Array, setup: Setup, feature: str, projector: str
+  key: jax.Array, setup: Setup, feature: str, projector: str, *, weight: str
 ) -> Variables:
   """Initialises a linear map for every ordered pair of members of different sizes.
 
@@ -161,6 +161,7 @@ def init_projectors(
     setup: of the run.
     feature: name of the compared feature.
     projector: "auto", or "none" to refuse members whose features differ in size.
+    weight: the method's key that is 0 where nothing is compared.
 
   Returns:
     Group of the students -> (group of the teachers -> f32[K, L, D, E], {}).
@@ -171,8 +172,7 @@ def init_projectors(
   """
   shapes = {}
   for name, output in setup.outputs.groups.items():
-    known = ", ".join(output.features)
-    known = known or "none: set method.beta=0 (dml: method.feature_weight=0)"
+    known = ", ".join(output.features) or f"none: set method.{weight}=0"
     require(
       feature in output.features,
       f"method.feature {feature!r} is not a feature of {name}: it has {known}",

@@ -117,7 +117,8 @@ def competitive(
   def init(key: jax.Array, setup: Setup) -> tuple[Variables, PyTree]:
     if not beta:
       return {}, {}
-    return init_projectors(key, setup, feature, projector), {}
+    projectors = init_projectors(key, setup, feature, projector, weight="beta")
+    return projectors, {}
 
   return Method(loss=loss, init=init, min_members=2, columns=("wins",))
 

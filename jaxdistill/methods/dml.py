@@ -114,6 +114,9 @@ def dml(
   def init(key: jax.Array, setup: Setup) -> tuple[Variables, PyTree]:
     if not feature_weight:
       return {}, {}
-    return init_projectors(key, setup, feature, projector), {}
+    projectors = init_projectors(
+      key, setup, feature, projector, weight="feature_weight"
+    )
+    return projectors, {}
 
   return Method(loss=loss, init=init, min_members=2)
